@@ -1,0 +1,37 @@
+# The project's commands. `make run` and `make test` work on a fresh clone as the only thing typed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.built
+
+.PHONY: env run test check slow bench docs clean
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+run: $(STAMP)
+	$(BIN)/isogrid run
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/attacks.py
+
+docs: $(STAMP)
+	$(BIN)/python -m pytest -q --doctest-modules src
+
+clean:
+	rm -rf .venv build dist runs src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

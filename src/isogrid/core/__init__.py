@@ -1,0 +1,1 @@
+"""Foundations that know nothing of models or attacks: errors, norms, randomness, files."""
