@@ -8,9 +8,10 @@ from typing import Any
 
 from isogrid.attacks.base import Attack, AttackOutcome, Domain, Problem
 from isogrid.attacks.fgs import FGS, RFGS
+from isogrid.attacks.pgd import PGD
 from isogrid.core.errors import InputError, one_of
 
-ATTACKS: dict[str, type[Attack]] = {cls.name: cls for cls in (FGS, RFGS)}
+ATTACKS: dict[str, type[Attack]] = {cls.name: cls for cls in (FGS, RFGS, PGD)}
 
 
 def make(config: Mapping[str, Any]) -> Attack:
@@ -39,4 +40,4 @@ def config_of(attack: Attack) -> dict[str, Any]:
     return {"name": attack.name} | {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
 
 
-__all__ = ["ATTACKS", "FGS", "RFGS", "Attack", "AttackOutcome", "Domain", "Problem", "config_of", "make"]
+__all__ = ["ATTACKS", "FGS", "PGD", "RFGS", "Attack", "AttackOutcome", "Domain", "Problem", "config_of", "make"]

@@ -1,0 +1,66 @@
+"""Losses that fixed-budget attacks climb: each maps (logits [B, C], y [B]) to one number a row, and none saturates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from isogrid.attacks.base import Loss, log_odds, margin
+
+DLR_CLASSES = 3
+"""The difference of logits ratio needs the third largest logit; with fewer classes the plain margin takes its place."""
+TARGETED_DLR_CLASSES = 4
+"""The targeted ratio needs the fourth largest logit."""
+_SMALLEST = 1e-12
+
+
+def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{k != y} z_k - z_y per row [B]: positive exactly where the row is misclassified beyond a tie."""
+    return -margin(logits, y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Difference of logits ratio -(z_y - max_{k != y} z_k) / (z_(1) - z_(3)) per row [B], z_(i) the i-th largest logit.
+
+    It does not change when the logits are shifted or scaled, hence cannot be blinded by a temperature. With two classes there is
+    no third logit, and the loss is `negative_margin`. Source: Croce & Hein 2020, equation 6.
+
+    >>> import torch
+    >>> z = torch.tensor([[3.0, 1.0, 0.0]])
+    >>> dlr(z, torch.tensor([0])).item() == dlr(100 * z, torch.tensor([0])).item()
+    True
+    """
+    if logits.shape[1] < DLR_CLASSES:
+        return negative_margin(logits, y)
+    top = logits.topk(DLR_CLASSES, 1).values
+    return negative_margin(logits, y) / (top[:, 0] - top[:, 2]).clamp_min(_SMALLEST)
+
+
+def targeted_margin(target: Tensor) -> Loss:
+    """The loss z_t - z_y towards the classes `target` [B]."""
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+    return loss
+
+
+def targeted_dlr(target: Tensor) -> Loss:
+    r"""The loss -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) towards the classes `target` [B].
+
+    With fewer than four classes it is `targeted_margin`. Source: Croce & Hein 2020, equation 7.
+    """
+    plain = targeted_margin(target)
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        if logits.shape[1] < TARGETED_DLR_CLASSES:
+            return plain(logits, y)
+        top = logits.topk(TARGETED_DLR_CLASSES, 1).values
+        return plain(logits, y) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp_min(_SMALLEST)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": log_odds, "margin": negative_margin, "dlr": dlr}
+"""The untargeted losses by name; `ce` is the log-odds form of the cross-entropy (see `log_odds`)."""
