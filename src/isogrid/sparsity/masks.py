@@ -1,0 +1,147 @@
+"""Masks live beside the model, never inside it: state_dict keys, deepcopy and export stay those of the plain module."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from isogrid.core.errors import InputError
+from isogrid.core.files import load_tensors, save_tensors
+
+PRUNABLE_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that sparsity is counted over: of linear and convolutional layers, in module order, shared ones once.
+
+    Biases and normalisation parameters are not pruned.
+
+    >>> sorted(prunable(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))))
+    ['0.weight']
+    """
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, PRUNABLE_LAYERS) and id(module.weight) not in seen:
+            seen.add(id(module.weight))
+            found[f"{name}.weight" if name else "weight"] = module.weight
+    return found
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks(Mapping[str, Tensor]):
+    """Parameter name -> bool tensor of the parameter's shape, True = the weight is alive.
+
+    >>> masks = Masks.dense(nn.Linear(3, 2))
+    >>> masks.kept, masks.total, masks.sparsity
+    (6, 6, 0.0)
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        for name, mask in self.tensors.items():
+            if mask.dtype != torch.bool:
+                raise InputError(f"mask {name}", mask.dtype, "a tensor of torch.bool")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @classmethod
+    def dense(cls, model: nn.Module) -> Masks:
+        """Every prunable weight alive."""
+        return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()})
+
+    @classmethod
+    def of_zeros(cls, model: nn.Module) -> Masks:
+        """The masks that a pruned model's own zeros describe: alive where the weight is not exactly zero."""
+        return cls({name: weight.detach() != 0 for name, weight in prunable(model).items()})
+
+    @property
+    def kept(self) -> int:
+        """The number of weights alive."""
+        return sum(int(mask.sum()) for mask in self.tensors.values())
+
+    @property
+    def total(self) -> int:
+        """The number of prunable weights."""
+        return sum(mask.numel() for mask in self.tensors.values())
+
+    @property
+    def sparsity(self) -> float:
+        """1 - kept / total."""
+        return 1.0 - self.kept / self.total if self.total else 0.0
+
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of a SHA-256 over names, shapes and bits."""
+        state = hashlib.sha256()
+        for name in sorted(self.tensors):
+            mask = self.tensors[name].cpu().contiguous()
+            state.update(f"{name}{tuple(mask.shape)}".encode())
+            state.update(mask.numpy().tobytes())
+        return state.hexdigest()[:16]
+
+    def check(self, model: nn.Module) -> None:
+        """Raise InputError unless every mask has a parameter of its name and shape."""
+        parameters = dict(model.named_parameters())
+        for name, mask in self.tensors.items():
+            if name not in parameters:
+                raise InputError("masks", name, f"a parameter of the model: {', '.join(parameters)}")
+            if parameters[name].shape != mask.shape:
+                raise InputError(f"mask {name}", tuple(mask.shape), f"the parameter's shape {tuple(parameters[name].shape)}")
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Set every dead weight of `model` to exactly +0."""
+        self.check(model)
+        parameters = dict(model.named_parameters())
+        for name, mask in self.tensors.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+
+    def save(self, path: Path) -> None:
+        """Store as safetensors."""
+        save_tensors(path, self.tensors)
+
+    @classmethod
+    def load(cls, path: Path) -> Masks:
+        """Read what `save` wrote; raises InputError where the file is missing or holds anything but bool tensors."""
+        return cls(load_tensors(path, "masks"))
+
+
+@contextlib.contextmanager
+def enforce(masks: Masks, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Keep dead weights exactly zero after every `optimizer.step()`, whatever momentum, Adam or weight decay do; undone on exit.
+
+    Works for any torch optimizer: a hook after the step multiplies the weights by their masks. Pitfall that it avoids: masking the
+    gradient alone leaves the momentum buffer and weight decay free to revive a weight.
+    """
+    masks.apply(model)
+    parameters = dict(model.named_parameters())
+    weights = [parameters[name] for name in masks]
+    factors = [masks[name].to(device=w.device, dtype=w.dtype) for name, w in zip(masks, weights, strict=True)]
+
+    def after_step(*_: object) -> None:
+        with torch.no_grad():
+            torch._foreach_mul_(weights, factors)
+
+    handle = optimizer.register_step_post_hook(after_step)
+    try:
+        yield
+    finally:
+        handle.remove()
+        masks.apply(model)
