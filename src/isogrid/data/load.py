@@ -1,0 +1,180 @@
+"""From a name or a path to `Split`: options, subsets, classes, scaling. What does not belong here: file formats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.random import generator
+from isogrid.data import sources
+from isogrid.data.arrays import Arrays, Pool
+from isogrid.data.samples import Samples, Split, stratified_order
+
+DATA: dict[str, tuple[Callable[[Path | None], Pool], str]] = {
+    "mnist-5k": (sources.mnist_5k, "4,000 / 1,000 MNIST digits, 1x28x28, embedded (the default)"),
+    "digits": (sources.digits, "1,437 / 360 small digits, 1x8x8, embedded"),
+}
+"""The registry: name -> (reader of an optional path, one line)."""
+
+OPTIONS = ("train", "test", "classes")
+_OPTIONS = re.compile(r":(\w+=[^:=,]*(?:,\w+=[^:=,]*)*)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for: a registered name with an optional path, or a path alone (name ''), and the options."""
+
+    name: str
+    path: Path | None = None
+    train: int | None = None
+    test: int | None = None
+    classes: tuple[int, ...] | None = None
+
+
+def parse(text: str, field: str = "data") -> Request:
+    """Read `NAME[:PATH][:train=N,test=N,classes=A+B]` or `PATH[:...]`; raises InputError for anything else.
+
+    >>> parse("mnist-5k:train=1000,test=200")
+    Request(name='mnist-5k', path=None, train=1000, test=200, classes=None)
+    >>> parse("digits:classes=1+7").classes
+    (1, 7)
+    """
+    found = _OPTIONS.search(text)
+    body, options = (text[: found.start()], found[1]) if found else (text, "")
+    values: dict[str, str] = {}
+    for item in options.split(",") if options else ():
+        key, _, value = item.partition("=")
+        if key not in OPTIONS:
+            raise one_of(f"{field} option", key, OPTIONS)
+        if key in values:
+            raise InputError(f"{field} option", item, f"{key} once")
+        values[key] = value
+    name, _, rest = body.partition(":")
+    known = name in DATA
+    return Request(
+        name=name if known else "",
+        path=(Path(rest).expanduser() if rest else None) if known else Path(body).expanduser(),
+        train=_count(f"{field} train", values.get("train")),
+        test=_count(f"{field} test", values.get("test")),
+        classes=_labels(f"{field} classes", values["classes"]) if "classes" in values else None,
+    )
+
+
+def _count(field: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]+", text):
+        raise InputError(field, text, "a whole number of samples >= 1")
+    return int(text)
+
+
+def _labels(field: str, text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)+", text):
+        raise InputError(field, text, "at least two labels joined by +, as 1+7")
+    return tuple(int(part) for part in text.split("+"))
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    classes: Sequence[int] | None = None,
+    seed: int = 0,
+    field: str = "data",
+) -> Split:
+    """Training and test samples by name or path, cut and scaled.
+
+    `train`, `test`: stratified subsets of that many samples, drawn by `seed`; a smaller subset is part of a larger one. `classes`: only
+    these labels, relabelled 0 .. k - 1 in the order given. The split itself never depends on `seed`. Either may be written into the
+    name, `mnist-5k:train=1000,test=200`; arguments win. Raises InputError that names `field`.
+
+    >>> split = load("digits:train=100", test=50, classes=(1, 7))
+    >>> split.train.n, split.test.n, split.train.classes, split.train.shape
+    (100, 50, 2, (1, 8, 8))
+    """
+    request = parse(str(name_or_path), field)
+    wanted = (request.train if train is None else train, request.test if test is None else test)
+    chosen = request.classes if classes is None else tuple(classes)
+    try:
+        return _cut(_read(request, field), request, wanted, chosen, seed, field)
+    except InputError as error:
+        own = error.field.removeprefix("data").strip()
+        named = error.field if error.field.startswith(field) else f"{field} {own}".strip()
+        raise InputError(named, error.value, error.accepted) from None
+
+
+def _read(request: Request, field: str) -> Pool:
+    if request.name:
+        return DATA[request.name][0](request.path)
+    raise one_of(field, str(request.path), DATA)
+
+
+def _cut(
+    pool: Pool, request: Request, wanted: tuple[int | None, int | None], chosen: tuple[int, ...] | None, seed: int, field: str
+) -> Split:
+    """Choose classes, hold out a test set where there is none, take subsets, scale."""
+    highest = max(int(part.y.max(initial=-1)) for part in (pool.train, pool.test) if part is not None)
+    total = pool.classes if pool.classes is not None else highest + 1
+    train, test = _hold_out(pool.train, pool.held_out) if pool.test is None else (pool.train, pool.test)
+    if chosen is not None:
+        _check_classes(chosen, total)
+        train, test, total = _only(train, chosen), _only(test, chosen), len(chosen)
+    name = request.name or (request.path.name if request.path else "")
+    parts = {}
+    for part, arrays, count in (("train", train, wanted[0]), ("test", test, wanted[1])):
+        kept = _subset(arrays, count, seed, part)
+        if part == "train":
+            _check_every_class(kept.y, total)
+        parts[part] = _samples(kept, total, pool.box, name)
+    labels = "" if chosen is None else f", labels {', '.join(map(str, chosen))}"
+    return Split(train=parts["train"], test=parts["test"], source=f"{pool.source}{labels}")
+
+
+def _hold_out(arrays: Arrays, count: int | None) -> tuple[Arrays, Arrays]:
+    """A fixed stratified test set of `count` samples, a fifth by default: the same for every seed."""
+    size = len(arrays.y) // 5 if count is None else count
+    if size < 1:
+        raise InputError("data", f"{len(arrays.y)} samples", "at least 5 samples, of which a fifth is held out as the test set")
+    order = stratified_order(arrays.y, generator(0, "data", "split"))
+    return arrays.take(order[size:]), arrays.take(order[:size])
+
+
+def _check_classes(chosen: tuple[int, ...], total: int) -> None:
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen) or any(isinstance(c, bool) or not 0 <= c < total for c in chosen):
+        raise InputError("data classes", ",".join(map(str, chosen)), f"two or more different labels from 0 to {total - 1}")
+
+
+def _only(arrays: Arrays, chosen: tuple[int, ...]) -> Arrays:
+    kept = arrays.take(np.flatnonzero(np.isin(arrays.y, chosen)))
+    order = np.argsort(chosen)
+    return Arrays(x=kept.x, y=order[np.searchsorted(np.asarray(chosen), kept.y, sorter=order)])
+
+
+def _subset(arrays: Arrays, count: int | None, seed: int, part: str) -> Arrays:
+    if count is not None and (isinstance(count, bool) or not 1 <= count <= len(arrays.y)):
+        raise InputError(f"data {part}", count, f"1 to {len(arrays.y)} samples")
+    order = stratified_order(arrays.y, generator(seed if count is not None else 0, "data", "subset", part))
+    return arrays.take(order[:count])
+
+
+def _check_every_class(y: np.ndarray, total: int) -> None:
+    missing = [str(c) for c, n in enumerate(np.bincount(y, minlength=total)) if n == 0]
+    if missing:
+        raise InputError(
+            "data train",
+            f"no sample of class {', '.join(missing)}",
+            f"training samples of every class 0 to {total - 1} (take more samples)",
+        )
+
+
+def _samples(arrays: Arrays, classes: int, box: tuple[float, float], name: str) -> Samples:
+    x = torch.from_numpy(np.ascontiguousarray(arrays.x))
+    x = x.float() / 255 if x.dtype == torch.uint8 else x
+    return Samples(x=x, y=torch.from_numpy(np.ascontiguousarray(arrays.y)), classes=classes, box=box, name=name)

@@ -1,0 +1,114 @@
+"""The built-in networks, as plain modules, and their seeded initialisation. What does not belong here: the user's own models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.random import generator
+
+Factory = Callable[[tuple[int, ...], int], nn.Module]
+
+
+@final
+class BinaryLinear(nn.Module):
+    r"""A linear classifier of two classes, z = w . x + b, given as the logits (0, z) [B, 2].
+
+    The cross-entropy of (0, z) is the softplus loss: log(1 + exp(z)) for class 0 and log(1 + exp(-z)) for class 1.
+
+    >>> model = BinaryLinear(3)
+    >>> model(torch.zeros(5, 3)).shape, model(torch.zeros(5, 3))[:, 0].abs().max().item()
+    (torch.Size([5, 2]), 0.0)
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(inputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, *S] -> logits (0, z) [B, 2]."""
+        return nn.functional.pad(self.fc(x.flatten(1)), (1, 0))
+
+
+def linear(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Softmax regression; for two classes the binary model with the softplus loss."""
+    inputs = math.prod(shape)
+    return BinaryLinear(inputs) if classes == 2 else nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def lenet_300_100(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """LeNet-300-100 (LeCun 1998): two hidden ReLU layers; 266,200 weights at 784 inputs and 10 classes."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, classes))
+
+
+def lenet_5(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """LeNet-5 as in Caffe: conv 20@5x5, max-pool 2, conv 50@5x5, max-pool 2, fc 500, ReLU, fc; 430,500 weights at 1x28x28.
+
+    Pitfall: there is NO ReLU after the convolutions. Max-pooling rounds odd sizes up, as Caffe does.
+    """
+    if len(shape) != 3 or min(_pooled(_pooled(side, 5, 2), 5, 2) for side in shape[1:]) < 1:
+        raise InputError("model", f"lenet-5 on samples of shape {shape}", "images of shape (channels, height, width), 14x14 or larger")
+    channels, height, width = shape
+    area = math.prod(_pooled(_pooled(side, 5, 2), 5, 2) for side in (height, width))
+    return nn.Sequential(
+        nn.Conv2d(channels, 20, 5),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(20, 50, 5),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(50 * area, 500),
+        nn.ReLU(),
+        nn.Linear(500, classes),
+    )
+
+
+def _pooled(side: int, kernel: int, pool: int) -> int:
+    """The side after a valid convolution and a max-pool that rounds up."""
+    return -(-(side - kernel + 1) // pool)
+
+
+MODELS: dict[str, tuple[Factory, str]] = {
+    "linear": (linear, "softmax regression; two classes: one output with the softplus loss"),
+    "lenet-300-100": (lenet_300_100, "ReLU network with hidden layers of 300 and 100"),
+    "lenet-5": (lenet_5, "the convolutional LeNet-5 as in Caffe (no ReLU after its convolutions)"),
+}
+"""The registry: name -> (factory of sample shape and number of classes, one line)."""
+
+
+def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
+    """A built-in network with weights that depend on `seed` alone; the global random state is neither read nor moved.
+
+    Inputs are in [0, 1]; weights and biases are uniform on +-1/sqrt(fan_in), as PyTorch's own layers have them. Raises InputError for an
+    unknown name or a sample shape that the network cannot take.
+
+    >>> sum(p.numel() for n, p in build("lenet-300-100", (1, 28, 28), 10).named_parameters() if n.endswith("weight"))
+    266200
+    """
+    if name not in MODELS:
+        raise one_of("model", name, MODELS)
+    if classes < 2:
+        raise InputError("classes", classes, "at least 2 classes")
+    with torch.device("meta"):
+        model = MODELS[name][0](tuple(shape), classes)
+    model.to_empty(device="cpu")
+    _initialise(model, seed)
+    return model
+
+
+def _initialise(model: nn.Module, seed: int) -> None:
+    """Fill every layer from a generator of its own, named by its place in the model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            random = generator(seed, "init", name)
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            with torch.no_grad():
+                module.weight.uniform_(-bound, bound, generator=random)
+                if module.bias is not None:
+                    module.bias.uniform_(-bound, bound, generator=random)
+        elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
+            raise TypeError(f"no initialisation for {type(module).__name__} ({name})")
