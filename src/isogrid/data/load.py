@@ -12,15 +12,24 @@ import torch
 
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.random import generator
-from isogrid.data import sources
+from isogrid.data import embedded, files, own, vision
 from isogrid.data.arrays import Arrays, Pool
 from isogrid.data.samples import Samples, Split, stratified_order
 
-DATA: dict[str, tuple[Callable[[Path | None], Pool], str]] = {
-    "mnist-5k": (sources.mnist_5k, "4,000 / 1,000 MNIST digits, 1x28x28, embedded (the default)"),
-    "digits": (sources.digits, "1,437 / 360 small digits, 1x8x8, embedded"),
+Reader = Callable[[str], Pool]
+"""A reader takes what stands after `NAME:` (a folder, usually; '' where nothing does)."""
+
+DATA: dict[str, tuple[Reader, str]] = {
+    "mnist-5k": (embedded.mnist_5k, "4,000 / 1,000 MNIST digits, 1x28x28, embedded (the default)"),
+    "digits": (embedded.digits, "1,437 / 360 small digits, 1x8x8, embedded"),
+    "mnist": (files.mnist, "60,000 / 10,000 digits, 1x28x28, from IDX files: mnist:FOLDER or a usual place"),
+    "fashion-mnist": (files.fashion_mnist, "60,000 / 10,000 clothes, 1x28x28, from IDX files: fashion-mnist:FOLDER or Debian's package"),
+    "cifar10": (files.cifar10, "50,000 / 10,000 photographs, 3x32x32, from the official binary files: cifar10:FOLDER"),
+    "torchvision": (vision.torchvision_set, "torchvision:NAME[:FOLDER], a data set of torchvision that is already on disk"),
+    "npz": (own.npz, "npz:FILE or FILE.npz: arrays x, y or x_train, y_train, x_test, y_test"),
+    "folder": (own.folder, "folder:DIR or DIR: images in one sub-folder per class, or below train/ and test/"),
 }
-"""The registry: name -> (reader of an optional path, one line)."""
+"""The registry: name -> (reader, one line)."""
 
 OPTIONS = ("train", "test", "classes")
 _OPTIONS = re.compile(r":(\w+=[^:=,]*(?:,\w+=[^:=,]*)*)$")
@@ -28,10 +37,10 @@ _OPTIONS = re.compile(r":(\w+=[^:=,]*(?:,\w+=[^:=,]*)*)$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the user asked for: a registered name with an optional path, or a path alone (name ''), and the options."""
+    """What the user asked for: a registered name, what stands behind it (a path, usually), and the options."""
 
     name: str
-    path: Path | None = None
+    rest: str = ""
     train: int | None = None
     test: int | None = None
     classes: tuple[int, ...] | None = None
@@ -41,7 +50,7 @@ def parse(text: str, field: str = "data") -> Request:
     """Read `NAME[:PATH][:train=N,test=N,classes=A+B]` or `PATH[:...]`; raises InputError for anything else.
 
     >>> parse("mnist-5k:train=1000,test=200")
-    Request(name='mnist-5k', path=None, train=1000, test=200, classes=None)
+    Request(name='mnist-5k', rest='', train=1000, test=200, classes=None)
     >>> parse("digits:classes=1+7").classes
     (1, 7)
     """
@@ -56,14 +65,27 @@ def parse(text: str, field: str = "data") -> Request:
             raise InputError(f"{field} option", item, f"{key} once")
         values[key] = value
     name, _, rest = body.partition(":")
-    known = name in DATA
+    if name not in DATA:
+        name, rest = _kind_of(body, field), body
     return Request(
-        name=name if known else "",
-        path=(Path(rest).expanduser() if rest else None) if known else Path(body).expanduser(),
+        name=name,
+        rest=rest,
         train=_count(f"{field} train", values.get("train")),
         test=_count(f"{field} test", values.get("test")),
         classes=_labels(f"{field} classes", values["classes"]) if "classes" in values else None,
     )
+
+
+def _kind_of(text: str, field: str) -> str:
+    """The reader that a bare path belongs to."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return "folder"
+    if path.suffix == ".npz":
+        return "npz"
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        raise InputError(field, text, "an existing .npz file or image folder, or one of " + ", ".join(sorted(DATA)))
+    raise one_of(field, text, DATA)
 
 
 def _count(field: str, text: str | None) -> int | None:
@@ -103,22 +125,14 @@ def load(
     wanted = (request.train if train is None else train, request.test if test is None else test)
     chosen = request.classes if classes is None else tuple(classes)
     try:
-        return _cut(_read(request, field), request, wanted, chosen, seed, field)
+        return _cut(DATA[request.name][0](request.rest), request, wanted, chosen, seed)
     except InputError as error:
         own = error.field.removeprefix("data").strip()
         named = error.field if error.field.startswith(field) else f"{field} {own}".strip()
         raise InputError(named, error.value, error.accepted) from None
 
 
-def _read(request: Request, field: str) -> Pool:
-    if request.name:
-        return DATA[request.name][0](request.path)
-    raise one_of(field, str(request.path), DATA)
-
-
-def _cut(
-    pool: Pool, request: Request, wanted: tuple[int | None, int | None], chosen: tuple[int, ...] | None, seed: int, field: str
-) -> Split:
+def _cut(pool: Pool, request: Request, wanted: tuple[int | None, int | None], chosen: tuple[int, ...] | None, seed: int) -> Split:
     """Choose classes, hold out a test set where there is none, take subsets, scale."""
     highest = max(int(part.y.max(initial=-1)) for part in (pool.train, pool.test) if part is not None)
     total = pool.classes if pool.classes is not None else highest + 1
@@ -126,7 +140,7 @@ def _cut(
     if chosen is not None:
         _check_classes(chosen, total)
         train, test, total = _only(train, chosen), _only(test, chosen), len(chosen)
-    name = request.name or (request.path.name if request.path else "")
+    name = Path(request.rest).stem if request.name in ("npz", "folder") else request.name
     parts = {}
     for part, arrays, count in (("train", train, wanted[0]), ("test", test, wanted[1])):
         kept = _subset(arrays, count, seed, part)

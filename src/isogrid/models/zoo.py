@@ -49,27 +49,22 @@ def lenet_300_100(shape: tuple[int, ...], classes: int) -> nn.Module:
 def lenet_5(shape: tuple[int, ...], classes: int) -> nn.Module:
     """LeNet-5 as in Caffe: conv 20@5x5, max-pool 2, conv 50@5x5, max-pool 2, fc 500, ReLU, fc; 430,500 weights at 1x28x28.
 
-    Pitfall: there is NO ReLU after the convolutions. Max-pooling rounds odd sizes up, as Caffe does.
+    Pitfall: there is NO ReLU after the convolutions. Raises InputError for samples that are no images.
     """
-    if len(shape) != 3 or min(_pooled(_pooled(side, 5, 2), 5, 2) for side in shape[1:]) < 1:
-        raise InputError("model", f"lenet-5 on samples of shape {shape}", "images of shape (channels, height, width), 14x14 or larger")
+    if len(shape) != 3 or min(shape[1:]) < 16:
+        raise InputError("model", f"lenet-5 on samples of shape {shape}", "images of shape (channels, height, width), 16x16 or larger")
     channels, height, width = shape
-    area = math.prod(_pooled(_pooled(side, 5, 2), 5, 2) for side in (height, width))
+    area = math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))
     return nn.Sequential(
         nn.Conv2d(channels, 20, 5),
-        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2),
         nn.Conv2d(20, 50, 5),
-        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(50 * area, 500),
         nn.ReLU(),
         nn.Linear(500, classes),
     )
-
-
-def _pooled(side: int, kernel: int, pool: int) -> int:
-    """The side after a valid convolution and a max-pool that rounds up."""
-    return -(-(side - kernel + 1) // pool)
 
 
 MODELS: dict[str, tuple[Factory, str]] = {
