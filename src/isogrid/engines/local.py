@@ -1,0 +1,203 @@
+"""The local engine: worker processes on this machine. A worker that dies takes nothing with it but its task's unfinished work."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+import torch
+
+from isogrid.core.errors import IsogridError
+from isogrid.engines.task import Event, Task, by_urgency
+
+OnEvent = Callable[[Event], None]
+
+
+def run(tasks: Iterable[Task], *, workers: int = 1, on_event: OnEvent = lambda event: None) -> list[Event]:
+    """Run a graph of tasks in `workers` processes and return the failures, in the order of the tasks.
+
+    Needs that are not among `tasks` count as finished. A task whose worker dies is retried once; a task that fails, by its own
+    exception or by a second death, takes the tasks that need it with it, and the rest goes on. What a task computes cannot depend
+    on the number of workers: each gets its own process state, its own threads and its seeds from its arguments.
+    """
+    graph = _Graph(list(tasks))
+    crew: list[_Worker] = []
+    context = multiprocessing.get_context("spawn")
+    failures: dict[str, Event] = {}
+    deaths: dict[str, int] = {}
+
+    def settle(event: Event) -> None:
+        if event.kind == "failed":
+            failures[event.task.key] = event
+            on_event(event)
+            for lost in graph.fail(event.task):
+                skipped = Event(kind="skipped", task=lost, reason=f"needs {event.task.label}, which failed")
+                failures[lost.key] = skipped
+                on_event(skipped)
+        else:
+            graph.finish(event.task)
+            on_event(event)
+
+    try:
+        while not graph.empty:
+            for worker in _idle(crew, context, min(workers, graph.ready_count)):
+                task = graph.next()
+                if task is None:
+                    break
+                worker.start(task)
+                on_event(Event(kind="started", task=task))
+            busy = [worker for worker in crew if worker.task is not None]
+            for ready in wait([w.pipe for w in busy]):
+                worker = next(w for w in busy if w.pipe is ready)
+                task, reason = worker.collect()
+                if reason == _DIED:
+                    crew.remove(worker)
+                    deaths[task.key] = deaths.get(task.key, 0) + 1
+                    if deaths[task.key] == 1:
+                        graph.again(task)
+                        on_event(Event(kind="retried", task=task, reason=f"its worker died ({worker.exit_reason()})"))
+                    else:
+                        settle(Event(kind="failed", task=task, reason=f"its worker died twice ({worker.exit_reason()})"))
+                else:
+                    settle(Event(kind="failed" if reason else "finished", task=task, reason=reason))
+    finally:
+        for worker in crew:
+            worker.stop()
+    return [failures[task.key] for task in graph.tasks if task.key in failures]
+
+
+class _Graph:
+    """Which tasks are waiting, ready, running; the most urgent ready task first, then the order given."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self.tasks = tasks
+        urgency = by_urgency(tasks)
+        self._place = {task.key: (-urgency[task.key], place) for place, task in enumerate(tasks)}
+        self._open = {task.key: task for task in tasks}
+        self._running: set[str] = set()
+
+    @property
+    def empty(self) -> bool:
+        return not self._open
+
+    def _ready(self) -> list[Task]:
+        return [t for t in self._open.values() if t.key not in self._running and not any(need in self._open for need in t.needs)]
+
+    @property
+    def ready_count(self) -> int:
+        return len(self._ready()) + len(self._running)
+
+    def next(self) -> Task | None:
+        task = min(self._ready(), key=lambda t: self._place[t.key], default=None)
+        if task is not None:
+            self._running.add(task.key)
+        return task
+
+    def finish(self, task: Task) -> None:
+        self._running.discard(task.key)
+        self._open.pop(task.key, None)
+
+    def again(self, task: Task) -> None:
+        self._running.discard(task.key)
+
+    def fail(self, task: Task) -> list[Task]:
+        """Drop the task and all that needs it, however far; returns the latter."""
+        gone = {task.key}
+        self.finish(task)
+        lost: list[Task] = []
+        while found := [t for t in self._open.values() if gone.intersection(t.needs)]:
+            for t in found:
+                gone.add(t.key)
+                self.finish(t)
+            lost += found
+        return lost
+
+
+_DIED = "\0died"
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    task: Task | None = None
+
+    def start(self, task: Task) -> None:
+        self.task = task
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died idle; `collect` sees the closed pipe
+            self.pipe.send(task)
+
+    def collect(self) -> tuple[Task, str]:
+        task = self.task
+        assert task is not None
+        self.task = None
+        try:
+            return task, self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            return task, _DIED
+
+    def exit_reason(self) -> str:
+        code = self.process.exitcode or 0
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.join(0.2 if self.task is None else 0)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _idle(crew: list[_Worker], context: multiprocessing.context.SpawnContext, wanted: int) -> list[_Worker]:
+    """Workers without a task, after hiring up to `wanted` in all."""
+    while len(crew) < wanted:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        crew.append(_Worker(process, ours))
+    return [worker for worker in crew if worker.task is None]
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's life: receive a task, run it, answer '' or the reason of its failure; end when the study's process is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            task: Task = pipe.recv()
+        except (EOFError, ConnectionError):
+            os._exit(0)
+        if torch.get_num_threads() != task.threads:
+            torch.set_num_threads(task.threads)
+        try:
+            task.function(**task.arguments)
+            reason = ""
+        except IsogridError as error:
+            reason = str(error)
+        except Exception as error:  # a failing cell must not end the study: it is reported with its place
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+            traceback.print_exc(file=sys.stderr)
+        try:
+            pipe.send(reason)
+        except (BrokenPipeError, ConnectionError):
+            os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """End at once when the study's process is gone, even by kill -9: no orphan computes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

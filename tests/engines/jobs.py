@@ -1,0 +1,27 @@
+"""Functions that workers import by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def touch(path: str, after: list[str] | None = None, seconds: float = 0.0) -> None:
+    assert all(Path(need).exists() for need in after or [])
+    time.sleep(seconds)
+    Path(path).write_text(str(os.getpid()))
+
+
+def boom(message: str) -> None:
+    raise ValueError(message)
+
+
+def die_until(path: str, times: int) -> None:
+    """Die by SIGKILL the first `times` times, then succeed."""
+    counter = Path(path)
+    count = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(count + 1))
+    if count < times:
+        os.kill(os.getpid(), signal.SIGKILL)
