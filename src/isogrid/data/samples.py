@@ -93,6 +93,10 @@ class Split:
     test: Samples
     source: str
 
+    def digest(self) -> str:
+        """16 hexadecimal digits that depend on everything in both parts, for the keys of tasks."""
+        return hashlib.sha256(f"{self.train.digest()} {self.test.digest()}".encode()).hexdigest()[:16]
+
 
 def stratified_order(y: np.ndarray, random: torch.Generator) -> np.ndarray:
     """A random order of the samples in which EVERY prefix is stratified: indices [N].

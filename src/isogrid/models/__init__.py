@@ -1,5 +1,8 @@
-"""Models: `build` makes a built-in network by name; `MODELS` is the registry of names."""
+"""Models: `build` makes one by name, `open_model` opens a trained one; `MODELS` is the registry of built-in names."""
 
-from isogrid.models.zoo import MODELS, BinaryLinear, build
+from isogrid.models.load import build, open_model, source_digest
+from isogrid.models.program import Program, open_program
+from isogrid.models.weights import load_weights
+from isogrid.models.zoo import MODELS, BinaryLinear
 
-__all__ = ["MODELS", "BinaryLinear", "build"]
+__all__ = ["MODELS", "BinaryLinear", "Program", "build", "load_weights", "open_model", "open_program", "source_digest"]

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from isogrid.core.errors import InputError, one_of
+from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
@@ -75,19 +75,12 @@ MODELS: dict[str, tuple[Factory, str]] = {
 """The registry: name -> (factory of sample shape and number of classes, one line)."""
 
 
-def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
-    """A built-in network with weights that depend on `seed` alone; the global random state is neither read nor moved.
+def build(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """A network of MODELS with weights that depend on `seed` alone; the global random state is neither read nor moved.
 
-    Inputs are in [0, 1]; weights and biases are uniform on +-1/sqrt(fan_in), as PyTorch's own layers have them. Raises InputError for an
-    unknown name or a sample shape that the network cannot take.
-
-    >>> sum(p.numel() for n, p in build("lenet-300-100", (1, 28, 28), 10).named_parameters() if n.endswith("weight"))
-    266200
+    Inputs are in [0, 1]; weights and biases are uniform on +-1/sqrt(fan_in), as PyTorch's own layers have them. Raises InputError
+    where the network cannot take samples of `shape`.
     """
-    if name not in MODELS:
-        raise one_of("model", name, MODELS)
-    if classes < 2:
-        raise InputError("classes", classes, "at least 2 classes")
     with torch.device("meta"):
         model = MODELS[name][0](tuple(shape), classes)
     model.to_empty(device="cpu")

@@ -1,0 +1,126 @@
+"""Models by the name that a user writes: built-in, `file.py:factory`, or an exported program. Not here: the networks themselves."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.random import derive
+from isogrid.core.targets import load_target
+from isogrid.models import zoo
+from isogrid.models.program import SUFFIXES, open_program
+from isogrid.models.weights import load_weights
+
+
+def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
+    """The network `name` for samples of `shape` and so many classes, initialised from `seed` alone, on the CPU.
+
+    `name` is built-in, or the user's factory `file.py:factory` / `package.module:factory`, called with no arguments, or with `shape` and
+    `classes` where it has parameters of these names. The global random state is as before afterwards, whatever a factory does with
+    it. Raises InputError for an unknown name, and where a factory raises or returns no module.
+
+    >>> sum(p.numel() for n, p in build("lenet-300-100", (1, 28, 28), 10).named_parameters() if n.endswith("weight"))
+    266200
+    """
+    if classes < 2:
+        raise InputError("classes", classes, "at least 2 classes")
+    if name in zoo.MODELS:
+        return zoo.build(name, shape, classes, seed)
+    if Path(name).suffix in SUFFIXES:
+        raise InputError("model", name, "a built-in model or a factory: an exported program has no layers to train or prune")
+    if ":" not in name:
+        raise one_of("model", name, [*zoo.MODELS, "file.py:factory", "package.module:factory"])
+    return _from_factory(name, shape, classes, seed)
+
+
+def open_model(name: str, x: Tensor, classes: int, *, weights: str | Path | None = None, seed: int = 0) -> nn.Module:
+    """A TRAINED model, in eval mode: a factory or built-in network with `weights`, a torch.export program (.pt2), or TorchScript.
+
+    `x` [N, *S]: some samples that it will see. A factory may bring its own weights; a built-in network needs `weights`. Raises InputError
+    where the file cannot be used and ModelError where a program gives no input gradients.
+    """
+    if Path(name).suffix in SUFFIXES:
+        if weights is not None:
+            raise InputError("weights", str(weights), f"no weights beside {name}: the program holds its own")
+        return open_program(Path(name), x)
+    model = build(name, tuple(x.shape[1:]), classes, seed)
+    if weights is not None:
+        load_weights(model, weights)
+    elif name in zoo.MODELS:
+        raise InputError("weights", "none", f"the trained weights of {name} as .safetensors; without them it is untrained")
+    return model.eval()
+
+
+def source_digest(name: str) -> str:
+    """16 hexadecimal digits of the file behind a model name; "" for built-in ones, whose definition goes with the schema number.
+
+    Pitfall: files that a factory's file imports in turn are not looked at.
+    """
+    if name in zoo.MODELS:
+        return ""
+    place = Path(name) if Path(name).suffix in SUFFIXES else _file_of(name.rpartition(":")[0])
+    if place is None or not place.is_file():
+        return ""
+    return hashlib.sha256(place.read_bytes()).hexdigest()[:16]
+
+
+def _file_of(place: str) -> Path | None:
+    if place.endswith(".py"):
+        return Path(place)
+    try:
+        spec = importlib.util.find_spec(place) if place else None
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(derive(seed, "factory"))
+        factory = load_target("model", name)
+        if isinstance(factory, nn.Module) or not callable(factory):
+            raise InputError("model", f"{name}, {_kind(factory)}", "a function or class that returns a torch.nn.Module")
+        arguments = _arguments(name, factory, {"shape": tuple(shape), "classes": classes})
+        try:
+            model = factory(**arguments)
+        except Exception as error:  # a user's code may raise anything
+            raise InputError("model", name, f"a factory that does not raise; it raised {type(error).__name__}: {error}") from error
+    finally:
+        torch.set_rng_state(state)
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"{name}, which returned {_kind(model)}", "a factory that returns a torch.nn.Module")
+    try:
+        return copy.deepcopy(model).cpu()  # a factory may hand out one and the same object: levels must not share it
+    except Exception as error:
+        raise InputError("model", name, f"a module that copy.deepcopy can copy; it raised {type(error).__name__}: {error}") from error
+
+
+def _kind(thing: object) -> str:
+    return "None" if thing is None else f"a {type(thing).__name__}"
+
+
+def _arguments(name: str, factory: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that the factory has parameters for."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a built-in without a signature
+        return {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    given = {key: value for key, value in offered.items() if key in parameters and parameters[key].kind in named}
+    for key, parameter in parameters.items():
+        if key not in given and parameter.kind not in optional and parameter.default is inspect.Parameter.empty:
+            raise InputError(
+                "model", f"{name}, whose parameter {key} has no default", "a factory callable with no arguments, or with shape and classes"
+            )
+    return given
