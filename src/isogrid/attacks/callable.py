@@ -1,0 +1,186 @@
+"""Anybody's attack under our driver: a callable (model, x, y) -> x_adv. What does not belong here: adapters for single libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isogrid.attacks.base import Attack, Model, Problem, frozen, require
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.norms import NORMS, Norm
+from isogrid.core.random import derive
+from isogrid.core.targets import load_target
+
+Function = Callable[..., Any]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapped(Attack):
+    r"""Any callable (model, x, y) -> x_adv as an attack: its candidates are clipped, re-evaluated and measured like all others.
+
+    Give a `function`, or its `target` "file.py:name" / "package.module:name", which can be written in a study's YAML. `norm` and `eps`
+    (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it.
+    `model` is an nn.Module in eval mode with frozen parameters, x [B, *S] float in the box, y [B] int64; x_adv is a tensor or an array
+    of x's shape, in which a row that is not finite, or too far from x, is a failure. Random draws of torch, numpy and `random` inside are
+    seeded from (seed, sample ids), so a stochastic function repeats in equal batches; model and global states are restored after.
+    `digest` is that of the source file, filled in; given and different, the file has changed.
+
+    Raises InputError where the target cannot be loaded, or the function raises or returns something of another shape.
+    Pitfall: queries cannot be told apart by row: each row is charged the mean, rounded up; zero gradients inside are
+    not seen (`zero_gradient` stays False). A peer's own success flag is ignored.
+
+    >>> attack = Wrapped(function=lambda model, x, y: x + 0.2 * torch.tensor([[-1.0, 1.0]]), norm="linf", eps=0.2)
+    >>> model = torch.nn.Linear(2, 2)
+    >>> _ = model.weight.data.copy_(torch.eye(2)), model.bias.data.zero_()
+    >>> attack(model, torch.tensor([[0.6, 0.4]]), torch.tensor([0])).success.item()
+    True
+    """
+
+    name: ClassVar[str] = "callable"
+    state_copies: ClassVar[int] = 16
+
+    target: str = ""
+    function: Function | None = None
+    norm: Literal["l2", "linf"] = "l2"
+    eps: float | None = None
+    label: str = ""
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.function is None) == (not self.target):
+            raise InputError("attack callable", self.target or "neither or both", "one of `target` and `function`")
+        if self.norm not in NORMS:
+            raise one_of("norm", self.norm, NORMS)
+        if self.eps is not None:
+            require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0, or none for a minimum-norm attack")
+        current = _source_digest(self._function())
+        if self.digest and self.digest != current:
+            raise InputError("digest", self.digest, f"{current}, that of {self.target or 'the function'} as it is now")
+        object.__setattr__(self, "digest", current)
+
+    @property
+    def budget(self) -> float | None:
+        return self.eps
+
+    @property
+    def threat(self) -> Norm:
+        return NORMS[self.norm]
+
+    def search(self, problem: Problem) -> Tensor:
+        function, label = self._function(), self.label or self.target or self.name
+        settings = {}
+        if problem.budget is not None and _takes_eps(function):
+            settings["eps"] = float(problem.budget.min())
+        counted = _Counted(problem.model)
+        seed = derive(problem.streams.seed, self.name, *problem.streams.ids.tolist())
+        with _untouched(counted), _seeded(seed, problem.x.device), torch.enable_grad():
+            try:
+                result = function(counted, problem.x.clone(), problem.y.clone(), **settings)
+            except Exception as error:  # whatever somebody else's code raises ends in one line
+                if counted.failed:
+                    raise
+                raise InputError(f"attack {label}", f"{type(error).__name__}: {error}", "a function that returns x_adv") from error
+        if isinstance(result, np.ndarray):
+            result = torch.from_numpy(result)
+        if not isinstance(result, Tensor) or result.shape != problem.x.shape:
+            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            raise InputError(f"attack {label}", got, f"one tensor x_adv of shape {tuple(problem.x.shape)}")
+        problem.charge(forwards=-(-counted.forwards // problem.n), backwards=-(-counted.backwards // problem.n))
+        return result.detach().to(problem.x)
+
+    def _function(self) -> Function:
+        if self.function is not None:
+            return self.function
+        loaded = load_target("target", self.target)
+        if not callable(loaded):
+            raise InputError("target", self.target, "the name of a function (model, x, y) -> x_adv")
+        function: Function = loaded
+        return function
+
+
+class _Counted(nn.Module):
+    """The model as a peer sees it: a module that counts the rows of its forward and backward passes."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = 0
+        self.failed = False  # the model itself raised: that is not the peer's doing
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += len(x)
+        try:
+            z: Tensor = self.model(x)
+        except Exception:
+            self.failed = True
+            raise
+        if z.requires_grad:
+            z.register_hook(self._note)  # type: ignore[no-untyped-call]
+        return z
+
+    def _note(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+@contextlib.contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside: modes, flags, gradients and the values of parameters and buffers are as before after."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
+    try:
+        with frozen(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, value, gradient in before:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+                tensor.grad = gradient
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The global random states of torch, numpy and Python seeded inside and restored after: foreign code draws from them."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+def _takes_eps(function: Function) -> bool:
+    try:
+        return "eps" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a built-in without a signature
+        return False
+
+
+def _source_digest(function: Function) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the file that defines `function`; "" where there is no file."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # an instance or a built-in
+        path = None
+    if path is None or not Path(path).is_file():
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+__all__ = ["Wrapped"]

@@ -1,0 +1,77 @@
+"""Random noise of the budget's size: the floor that every real attack has to beat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from isogrid.attacks.base import Attack, Problem, margin, require
+from isogrid.core.errors import one_of
+from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise(Attack):
+    r"""x~ = clip(x + eps * u): u a random corner of the unit cube (linf), or uniform on the unit sphere (l2); the worst of `draws`.
+
+    `eps` > 0 in the units of x. Every draw costs one prediction, and a sample stops at its first misclassified draw; where none is, the
+    draw of the smallest margin is the candidate. It uses no gradient: a white-box attack that does not beat it is broken, or the
+    network masks its gradients. Raises InputError for parameters out of range. Source: the sanity check of Carlini et al. 2019.
+    Pitfall: more draws make a stronger floor (an extreme of `draws` values): compare levels at equal `draws` only.
+
+    >>> model = torch.nn.Linear(2, 2)
+    >>> _ = model.weight.data.copy_(torch.eye(2)), model.bias.data.zero_()
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> Noise(eps=0.15, draws=50)(model, x, y).success.item(), Noise(eps=0.05, draws=50)(model, x, y).success.item()
+    (True, False)
+    """
+
+    name: ClassVar[str] = "noise"
+    gradient_free: ClassVar[bool] = True
+    state_copies: ClassVar[int] = 12
+
+    eps: float = 0.1
+    norm: Literal["linf", "l2"] = "linf"
+    draws: int = 10
+
+    def __post_init__(self) -> None:
+        require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0")
+        require("draws", self.draws, self.draws >= 1 and self.draws == int(self.draws), "an integer >= 1")
+        if self.norm not in NORMS:
+            raise one_of("norm", self.norm, NORMS)
+
+    @property
+    def budget(self) -> float | None:
+        return self.eps
+
+    @property
+    def threat(self) -> Norm:
+        return NORMS[self.norm]
+
+    def search(self, problem: Problem) -> Tensor:
+        assert problem.budget is not None
+        best = problem.x.clone()
+        lowest = best.new_full((problem.n,), math.inf)
+        rows = torch.arange(problem.n, device=best.device)
+        for draw in range(self.draws):
+            x, streams = problem.x[rows], problem.streams.take(rows)
+            if problem.norm is LINF:
+                unit = streams.sign(tuple(x.shape), self.name, draw, dtype=x.dtype)
+            else:
+                unit = problem.norm.steepest(streams.normal(tuple(x.shape), self.name, draw, dtype=x.dtype))
+            points = problem.domain.clip(x + per_row(problem.budget[rows], x) * unit)
+            gap = margin(problem.logits(points, rows), problem.y[rows])
+            better = gap < lowest[rows]
+            best[rows[better]], lowest[rows[better]] = points[better], gap[better]
+            rows = rows[gap >= 0]
+            if not len(rows):
+                break
+        return best
+
+
+__all__ = ["Noise"]

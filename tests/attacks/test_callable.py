@@ -1,0 +1,260 @@
+"""Anybody's attack under our driver: recipes with the real libraries, and callables that lie, leak, raise or misbehave."""
+
+from __future__ import annotations
+
+import random
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from isogrid.attacks import PGD, DeepFool, Wrapped, config_of, make
+from isogrid.core.errors import InputError
+from isogrid.core.files import canonical
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
+
+
+def block(title: str, language: str = "python") -> str:
+    """The first code block under a heading of docs/recipes.md."""
+    section = RECIPES.read_text(encoding="utf-8").split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def network() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
+    x = torch.rand(32, 1, 8, 8) * 0.8 + 0.1
+    with torch.no_grad():  # several classes, and logits of a trained network's size: C&W with one fixed constant needs them
+        model[3].weight.mul_(20)
+        model[3].bias.copy_(-(model[2](model[1](model[0](x))) @ model[3].weight.T).mean(0))
+    return model, x, model(x).argmax(1)
+
+
+def sign_step(model: nn.Module, x: Tensor, y: Tensor, eps: float = 0.1) -> Tensor:
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(x.requires_grad_()), y), x)
+    return x + eps * gradient.sign()
+
+
+@pytest.mark.parametrize(
+    ("title", "package", "name", "norm", "eps"),
+    [
+        ("Foolbox", "foolbox", "foolbox_deepfool", "l2", None),
+        ("Foolbox", "foolbox", "foolbox_pgd", "linf", 0.01),
+        ("Adversarial Robustness Toolbox (ART)", "art", "art_pgd", "linf", 0.01),
+        ("torchattacks", "torchattacks", "torchattacks_pgd", "linf", 0.01),
+        ("torchattacks", "torchattacks", "torchattacks_cw", "l2", None),
+    ],
+)
+def test_recipe(title: str, package: str, name: str, norm: str, eps: float | None, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's imports and deprecations
+        pytest.importorskip(package)
+        file = tmp_path / "my_attacks.py"
+        file.write_text(block(title))
+        config = {"name": "callable", "target": f"{file}:{name}", "norm": norm, "label": name} | ({} if eps is None else {"eps": eps})
+        model, x, y = network()
+        states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        out = make(config)(model.train(), x, y)
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert np.random.get_state()[1].tolist() == states[1]
+        assert random.getstate() == states[2]
+    assert model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    model.eval()
+    assert torch.equal(out.success, model(out.x_adv).argmax(1) != y)
+    assert int(out.forwards.min()) > 1
+    assert int(out.backwards.min()) > 1
+    if eps is None:
+        ours = DeepFool()(model, x, y)
+        both = out.success & ours.success
+        assert both.sum() >= 24
+        assert 0.7 < (out.distance[both].mean() / ours.distance[both].mean()).item() < 1.4
+    else:
+        ours = PGD(eps=eps)(model, x, y)
+        assert (out.distance[out.success] <= eps * (1 + 1e-5) + 1e-6).all()
+        assert abs(int(out.success.sum()) - int(ours.success.sum())) <= 2
+        assert 4 < int(ours.success.sum()) < 32  # the comparison says something
+
+
+def test_the_python_recipe() -> None:
+    scope: dict[str, Any] = {}
+    exec(block("In Python"), scope)
+    model, x, y = network()
+    out = scope["attack"](model, x, y)
+    assert (out.distance[out.success] <= 0.1 + 1e-5).all()
+    assert (out.forwards == 0).all()  # it never asked the model
+
+
+def test_the_yaml_recipe_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_attacks.py").write_text(
+        "def foolbox_pgd(model, x, y, eps):\n    return x\n\n\ndef torchattacks_cw(model, x, y):\n    return x\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for entry in yaml.safe_load(block("In a study's YAML", "yaml"))["attacks"]:
+        parameters = {key: value for key, value in entry.items() if key != "samples"}
+        for eps in parameters.pop("eps", [None]) if isinstance(parameters.get("eps"), list) else [parameters.pop("eps", None)]:
+            attack = make(parameters | ({} if eps is None else {"eps": eps}))
+            assert attack.budget == eps
+
+
+def test_config_round_trip_and_a_changed_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def attack(model, x, y):\n    return x\n")
+    config = config_of(make({"name": "callable", "target": f"{file}:attack"}))
+    canonical(config)  # a task's key can be made of it
+    assert make(config) == make({"name": "callable", "target": f"{file}:attack"})
+    file.write_text("def attack(model, x, y):\n    return 1 - x\n")
+    fresh = config_of(make({"name": "callable", "target": f"{file}:attack"}))
+    assert fresh["digest"] != config["digest"]
+    with pytest.raises(InputError, match="digest"):
+        make(config)
+    model, x, y = network()
+    assert not torch.equal(make(fresh)(model, x, y).x_adv, x)  # the new text runs, not a cached module
+
+
+def test_agrees_with_our_own_step() -> None:
+    model, x, y = network()
+    ours = make({"name": "fgs", "eps": 0.05})(model, x, y)
+    theirs = Wrapped(function=sign_step, norm="linf", eps=0.05)(model, x, y)
+    torch.testing.assert_close(ours.x_adv, theirs.x_adv)
+    assert torch.equal(ours.success, theirs.success)
+    assert (theirs.forwards == 1).all()
+    assert (theirs.backwards == 1).all()
+
+
+def test_eps_follows_the_budget_given() -> None:
+    model, x, y = network()
+    out = Wrapped(function=sign_step, norm="linf", eps=0.05)(model, x, y, budget=torch.full((32,), 0.2))
+    assert (out.x_adv - x).abs().max().item() == pytest.approx(0.2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (lambda model, x, y: x, "returns the clean sample"),
+        (lambda model, x, y: torch.full_like(x, torch.nan), "returns NaN"),
+        (lambda model, x, y: 1 - x, "leaves the ball"),
+    ],
+)
+def test_lies_are_failures(function: Callable[..., Any], what: str) -> None:
+    model, x, y = network()
+    out = Wrapped(function=function, norm="linf", eps=0.01)(model, x, y)
+    assert not out.success.any(), what
+    assert torch.isinf(out.distance).all()
+    assert torch.isfinite(out.x_adv).all()
+
+
+def test_candidates_outside_the_box_are_clipped() -> None:
+    model, x, y = network()
+    out = Wrapped(function=lambda model, x, y: 10 * torch.ones_like(x), norm="l2")(model, x, y)
+    assert torch.equal(out.x_adv, torch.ones_like(x))
+
+
+def test_a_peer_that_breaks_everything_breaks_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    x, y = torch.rand(16, 6), torch.zeros(16, dtype=torch.long)
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    clean = model(x).argmax(1)
+
+    def vandal(seen: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.train()
+        for parameter in seen.parameters():
+            parameter.requires_grad_(True)
+        seen(x).sum().backward()  # moves the running statistics, fills gradients
+        with torch.no_grad():
+            for parameter in seen.parameters():
+                parameter.mul_(-3)
+        x.zero_()
+        y.fill_(1)
+        return x + torch.rand_like(x)
+
+    kept = x.clone()
+    out = Wrapped(function=vandal)(model, x, y)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not any(m.training for m in model.modules())
+    assert torch.equal(x, kept)
+    assert torch.equal(out.clean, clean)
+    assert torch.equal(out.adversarial, model(out.x_adv).argmax(1))  # judged in eval mode, on the model's own weights
+
+
+def test_random_callables_repeat() -> None:
+    model, x, y = network()
+    attack = Wrapped(function=lambda model, x, y: x + torch.randn_like(x) + np.random.rand() + random.random())
+    a, b, c = (attack(model, x, y, seed=s) for s in (0, 0, 1))
+    assert torch.equal(a.x_adv, b.x_adv)
+    assert not torch.equal(a.x_adv, c.x_adv)
+
+
+def test_single_logit_models_look_like_two_classes() -> None:
+    seen = []
+
+    def look(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(model(x).shape)
+        assert isinstance(model, nn.Module)
+        return x
+
+    model = nn.Linear(3, 1)
+    x = torch.rand(4, 3)
+    Wrapped(function=look)(model, x, (model(x).squeeze(1) > 0).long())
+    assert seen == [(4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda model, x, y: None, "NoneType"),
+        (lambda model, x, y: x[:1], r"shape \(1, 1, 8, 8\); accepted: one tensor x_adv of shape \(32, 1, 8, 8\)"),
+        (lambda model, x, y: 1 / 0, "ZeroDivisionError"),
+        (lambda model: model, "TypeError"),
+    ],
+)
+def test_unusable_functions_end_in_one_line(function: Callable[..., Any], message: str) -> None:
+    model, x, y = network()
+    with pytest.raises(InputError, match=message) as caught:
+        Wrapped(function=function, label="mine")(model, x, y)
+    assert str(caught.value).startswith("attack mine:")
+    assert "\n" not in str(caught.value)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"target": "no_colon"},
+        {"target": "nowhere.py:attack"},
+        {"target": "no.such.module:attack"},
+        {"target": "math:pi"},
+        {"target": "math:hypott"},
+        {"target": "math:hypot", "norm": "l1"},
+        {"target": "math:hypot", "eps": 0},
+        {"target": "math:hypot", "eps": "wide"},
+        {"target": "math:hypot", "function": sign_step},
+        {"target": "math:hypot", "steps": 3},
+    ],
+)
+def test_bad_specifications(config: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        make({"name": "callable"} | config)
+
+
+def test_a_file_that_raises(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("raise RuntimeError('first line\\nsecond line')\n")
+    with pytest.raises(InputError, match="RuntimeError") as caught:
+        Wrapped(target=f"{file}:attack")
+    assert "\n" not in str(caught.value)
