@@ -6,6 +6,8 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,13 @@ def _find(name: str, rest: str, folders: tuple[str, ...], *files: str) -> Path:
     raise InputError("data", name, f"{name}:FOLDER, or the files in a folder {folders[0]} under {places}, or {VARIABLE} set{hint}")
 
 
+def _chunks(file: gzip.GzipFile | BufferedReader, most: int) -> Iterator[bytes]:
+    """What a file holds, up to `most` bytes: a header that promises too much costs no memory."""
+    while most > 0 and (chunk := file.read(min(most, 2**24))):
+        most -= len(chunk)
+        yield chunk
+
+
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array of an IDX file: 4 bytes 0, 0, 8, ndim; each side as a big-endian 32-bit integer; the values row by row.
 
@@ -103,7 +112,7 @@ def read_idx(path: Path) -> np.ndarray:
                 )
             sides = np.frombuffer(file.read(4 * head[3]).ljust(4 * head[3], b"\0"), dtype=">u4").tolist()
             size = math.prod(sides)
-            data = file.read(min(size, 2**40) + 1)
+            data = b"".join(_chunks(file, size + 1))
     except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise InputError("data", str(path), f"a readable IDX file ({error or type(error).__name__})") from None
     if len(data) != size or size == 0:

@@ -49,11 +49,12 @@ def npz(rest: str) -> Pool:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of the file; object arrays, which would need unpickling, are refused."""
     try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("a single .npy array")
-        with stored:
-            return {name: stored[name] for name in stored.files}
+        with path.open("rb") as file:  # numpy leaves a file of its own open where it is damaged
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("a single .npy array")
+            with stored:
+                return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = (
             "it holds pickled objects, which are never loaded" if "pickle" in str(error).lower() else str(error) or type(error).__name__
