@@ -149,32 +149,47 @@ class Problem:
             z = self.model(leaf)
             value = loss(z, y)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        where = self._where(rows)
-        first = self.counts.backwards[where] == 0
-        if bool(first.any()):
-            self.counts.zero_gradient[where[first]] = gradient[first].flatten(1).abs().amax(1) == 0
+        self._note_zero(gradient, rows)
         self._count(rows, forwards=1, backwards=1)
         return z.detach(), value.detach(), gradient
 
-    def class_gradients(self, x: Tensor, classes: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph."""
+    def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph.
+
+        `classes` [b, K], or a function (logits, y) -> [b, K] that chooses them from this very pass.
+        """
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             z = self.model(leaf)
-            f = z.gather(1, classes) - z.gather(1, y[:, None])
-            k = classes.shape[1]
-            gradients = [torch.autograd.grad(f[:, j].sum(), leaf, retain_graph=j < k - 1)[0] for j in range(k)]
+        chosen = classes if isinstance(classes, Tensor) else classes(z.detach(), y)
+        k = chosen.shape[1]
+        gradients = x.new_empty((len(x), k, *x.shape[1:]))
+        for j in range(k):
+            seed = torch.zeros_like(z).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
+            gradients[:, j] = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)[0]
+        self._note_zero(gradients, rows)
         self._count(rows, forwards=1, backwards=k)
-        return z.detach(), torch.stack(gradients, 1)
+        return z.detach(), gradients
+
+    def charge(self, *, forwards: int, backwards: int) -> None:
+        """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
+        self._count(None, forwards=forwards, backwards=backwards)
+
+    def _note_zero(self, gradient: Tensor, rows: Tensor | None) -> None:
+        """Record, at a row's first backward pass, whether its gradient is exactly zero."""
+        where = self._where(rows)
+        first = self.counts.backwards[where] == 0
+        if bool(first.any()):
+            self.counts.zero_gradient[where[first]] = gradient[first].flatten(1).abs().amax(1) == 0
 
     def _where(self, rows: Tensor | None) -> Tensor:
         return self.rows if rows is None else self.rows[rows]
 
     def _count(self, rows: Tensor | None, *, forwards: int, backwards: int) -> None:
         where = self._where(rows)
-        self.counts.forwards[where] += forwards
-        self.counts.backwards[where] += backwards
+        self.counts.forwards.index_add_(0, where, torch.full_like(where, forwards))  # `+=` would count a repeated row once
+        self.counts.backwards.index_add_(0, where, torch.full_like(where, backwards))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,8 +332,8 @@ class Attack(ABC):
         attacked = everything if self.moves_misclassified else everything[correct]
         x_adv = x.clone()
         if len(attacked):
-            whole = len(attacked) == len(y)
-            x_adv[attacked] = self.search(problem if whole else problem.take(attacked)).detach().to(x.dtype)
+            mine = problem.take(attacked)  # a copy even where it is every row: a search may write into its own x, never the caller's
+            x_adv[attacked] = self.search(mine).detach().to(x.dtype)
         x_adv, adversarial, gap, distance, counted = _verify(model, problem, x_adv, correct)
         success = correct & (adversarial != y) & counted
         return AttackOutcome(
@@ -360,6 +375,11 @@ def _verify(model: Model, problem: Problem, x_adv: Tensor, correct: Tensor) -> t
     usable = finite & torch.isfinite(z).all(1)
     if problem.budget is not None:
         usable &= distance <= problem.budget * (1 + BUDGET_SLACK) + 1e-6
+    unusable = ~usable
+    if bool(unusable.any()):  # what breaks the rules must not lower the accuracy either: the row stays where it was
+        x_adv[unusable] = domain.clip(x[unusable])
+        with torch.no_grad():
+            z[unusable] = model(x_adv[unusable])
     return x_adv, z.argmax(1), margin(z, y), distance, usable
 
 
@@ -435,7 +455,7 @@ def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
 
 def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
     """Rows per batch by the rule of BATCH_BYTES: measured on one sample, hence independent of N, memory and clock."""
-    elements = 0
+    elements = int(getattr(model, "activation_elements", 0))  # a program says it, since hooks cannot look inside
 
     def add(_module: nn.Module, _inputs: object, output: object) -> None:
         nonlocal elements

@@ -1,0 +1,180 @@
+"""The law suite over every registered attack, and over attacks built to break each law: a law that cannot fail is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from isogrid.attacks import ATTACKS, FGS, Attack, config_of, make
+from isogrid.attacks.base import log_odds, margin
+from isogrid.core.errors import InputError
+from isogrid.core.norms import L2, LINF
+from isogrid.testing import ATTACK_LAWS, check_attack
+
+LIMITS = {"steps": 20, "iterations": 20, "queries": 100, "searches": 4, "restarts": 2}
+"""Integer parameters that are effort only: cut down so that the suite stays fast. No law is about strength."""
+
+
+def quick(cls, **fixed):
+    """The attack at its defaults, its effort parameters cut down."""
+    attack = cls(**fixed)
+    efforts = {
+        f.name: min(getattr(attack, f.name), LIMITS[f.name])
+        for f in dataclasses.fields(attack)
+        if f.name in LIMITS and isinstance(getattr(attack, f.name), int)
+    }
+    return dataclasses.replace(attack, **efforts)
+
+
+def variants():
+    """Every registered attack, in both domains, and in both norms where it has the choice."""
+    for name, cls in ATTACKS.items():
+        accepted = {f.name for f in dataclasses.fields(cls)}
+        for norm in ("l2", "linf") if "norm" in accepted else (None,):
+            for domain in ("box", "free"):
+                values = {"domain": domain} | ({"norm": norm} if norm else {})
+                try:
+                    attack = quick(cls, **values)
+                except InputError:  # an attack may exist in one domain or norm only
+                    continue
+                yield pytest.param(attack, id="-".join(filter(None, (name, norm, domain))))
+
+
+@pytest.mark.parametrize("law", ATTACK_LAWS)
+@pytest.mark.parametrize("attack", list(variants()))
+def test_law(attack, law):
+    check_attack(attack, [law])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_registry_row_is_consistent(name):
+    cls = ATTACKS[name]
+    attack = cls()
+    assert cls.name == name
+    assert make(config_of(attack)) == attack, "config_of and make are no inverses"
+    assert attack.threat.name == (cls.norm_name or attack.norm)
+    assert inspect.getdoc(cls), "no docstring"
+    with pytest.raises(InputError):
+        make({"name": name, "no such parameter": 1})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        attack.domain = "free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken(Attack):
+    """An attack whose search is given: correct FGS with one fault each, below."""
+
+    name: ClassVar[str] = "broken"
+    script: Callable = None
+    eps: float | None = 0.1
+    l2: bool = False
+
+    @property
+    def budget(self):
+        return self.eps
+
+    @property
+    def threat(self):
+        return L2 if self.l2 else LINF
+
+    def search(self, problem):
+        return self.script(problem)
+
+
+def step(p, loss=log_odds, x=None):
+    _, _, gradient = p.gradient(p.x if x is None else x, loss)
+    return p.domain.clip(p.x + p.budget.view(-1, *[1] * (p.x.dim() - 1)) * gradient.sign())
+
+
+def batch_dependent(p):
+    gradient = p.gradient(p.x, log_odds)[2]
+    return p.domain.clip(p.x + 0.1 * (gradient - gradient.mean(0)).sign())
+
+
+def unseeded(p):
+    return step(p, x=p.domain.clip(p.x + 0.02 * torch.randn(p.x.shape)))
+
+
+def position_seeded(p):
+    noise = torch.randn(p.x.shape, generator=torch.Generator().manual_seed(0), dtype=p.x.dtype)
+    return p.domain.clip(p.x + 0.1 * noise.sign())
+
+
+def ignores_row_budgets(p):
+    return p.domain.clip(p.x + 0.1 * p.gradient(p.x, log_odds)[2].sign())
+
+
+def fills_parameter_gradients(p):
+    module = p.model
+    for parameter in getattr(module, "parameters", list)():
+        parameter.requires_grad_(True)
+        parameter.grad = torch.ones_like(parameter)
+    return step(p)
+
+
+def trains_the_model(p):
+    for parameter in getattr(p.model, "parameters", list)():
+        parameter.data.add_(0.5)
+    return step(p)
+
+
+def images_only(p):
+    return step(p) + 0 * p.x.mean((2, 3), keepdim=True)
+
+
+def swallows_errors(p):
+    try:
+        return step(p)
+    except ZeroDivisionError:
+        return p.x
+
+
+@pytest.mark.parametrize(
+    ("script", "laws"),
+    [
+        (batch_dependent, {"rows_alone"}),
+        (unseeded, {"repeatable", "leaves_alone", "no_grad_callers"}),
+        (position_seeded, {"rows_alone"}),
+        (ignores_row_budgets, set()),  # the driver itself turns rows over their budget into failures
+        (fills_parameter_gradients, {"leaves_alone"}),
+        (trains_the_model, {"leaves_alone", "truth"}),
+        (images_only, {"tables"}),
+        (swallows_errors, {"restores_after_error"}),
+        (lambda p: p.x, {"finds"}),
+        (lambda p: step(p, lambda z, y: -margin(z, y) * 0), {"finds"}),
+    ],
+)
+def test_a_broken_attack_breaks_its_law(script, laws):
+    broken = set()
+    for law in ATTACK_LAWS:
+        try:
+            check_attack(Broken(script=script), [law])
+        except AssertionError:
+            broken.add(law)
+        except (RuntimeError, IndexError):  # an attack that crashes on what a law shows it
+            broken.add(law)
+    assert laws <= broken
+    if not laws:
+        assert not broken
+
+
+def test_a_gradient_free_claim_is_checked():
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Claims(Broken):
+        gradient_free: ClassVar[bool] = True
+
+    with pytest.raises(AssertionError, match=r"truth|zero_gradients"):
+        check_attack(Claims(script=step), ["truth", "zero_gradients"])
+
+
+def test_every_violation_is_listed_and_unknown_laws_are_refused():
+    with pytest.raises(AssertionError, match=r"(?s)breaks 2 law.*repeatable.*leaves_alone"):
+        check_attack(Broken(script=unseeded), ["rows_alone", "repeatable", "leaves_alone", "honest_failure"])
+    with pytest.raises(InputError, match="did you mean truth"):
+        check_attack(FGS(), ["truthh"])
