@@ -86,11 +86,11 @@ def _file_of(place: str) -> Path | None:
 def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
     state = torch.get_rng_state()
     try:
-        torch.default_generator.manual_seed(derive(seed, "factory"))
         factory = load_target("model", name)
         if isinstance(factory, nn.Module) or not callable(factory):
             raise InputError("model", f"{name}, {_kind(factory)}", "a function or class that returns a torch.nn.Module")
         arguments = _arguments(name, factory, {"shape": tuple(shape), "classes": classes})
+        torch.default_generator.manual_seed(derive(seed, "factory"))  # after the import, which may draw, once per process
         try:
             model = factory(**arguments)
         except Exception as error:  # a user's code may raise anything

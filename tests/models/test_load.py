@@ -1,0 +1,268 @@
+"""Users' factories, weights and exported programs: what is accepted behaves, the rest ends in one line."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.export import Dim
+
+from isogrid.attacks import FGS
+from isogrid.attacks.base import batch_rows
+from isogrid.core.errors import InputError, ModelError
+from isogrid.core.files import save_tensors
+from isogrid.core.random import generator
+from isogrid.models import build, load_weights, open_model, source_digest
+
+FACTORIES = """
+import torch
+from torch import nn
+SHARED = nn.Linear(4, 3)
+def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+def told(shape, *, classes, width=5): return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], width), nn.Linear(width, classes))
+def keywords(**settings): assert not settings; return nn.Linear(4, 3)
+def shared(): return SHARED
+def raises(): raise RuntimeError("two\\nlines")
+def nothing(): return None
+def wants(width): return nn.Linear(width, 3)
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.fc = nn.Linear(4, classes)
+    def forward(self, x): return self.fc(x)
+"""
+
+
+@pytest.fixture
+def factory(tmp_path):
+    (tmp_path / "nets.py").write_text(FACTORIES)
+    return lambda name: f"{tmp_path / 'nets.py'}:{name}"
+
+
+@pytest.mark.parametrize("name", ["plain", "told", "keywords", "shared", "Net"])
+def test_factories_get_shape_and_classes_where_they_ask(factory, name):
+    model = build(factory(name), (4,), 3)
+    assert model(torch.zeros(2, 4)).shape == (2, 3)
+
+
+def test_a_factory_is_seeded_and_leaves_the_global_state(factory):
+    state = torch.get_rng_state()
+    one, again, other = (build(factory("plain"), (4,), 3, seed)[1].weight for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_factory_that_hands_out_one_object_does_not_make_models_share_weights(factory):
+    one, two = build(factory("shared"), (4,), 3), build(factory("shared"), (4,), 3)
+    assert one.weight.data_ptr() != two.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raises", "raised RuntimeError: two lines"),
+        ("nothing", "returned None"),
+        ("wants", "parameter width has no default"),
+        ("SHARED", "a function or class"),
+        ("plane", "did you mean"),
+    ],
+)
+def test_unusable_factories_end_in_one_line(factory, name, said):
+    with pytest.raises(InputError, match=said) as caught:
+        build(factory(name), (4,), 3)
+    assert caught.value.field == "model"
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(InputError, match=r"did you mean lenet-5\?"):
+        build("lenet5", (1, 28, 28), 10)
+    with pytest.raises(InputError, match=r"readable \.py file"):
+        build("nowhere.py:net", (4,), 3)
+    with pytest.raises(InputError, match="no layers to train"):
+        build("program.pt2", (4,), 3)
+
+
+def test_the_source_digest_follows_the_file(factory, tmp_path):
+    before = source_digest(factory("plain"))
+    (tmp_path / "nets.py").write_text(FACTORIES + "\n")
+    assert len(before) == 16
+    assert source_digest(factory("plain")) not in ("", before)
+    assert source_digest("lenet-5") == ""
+    assert len(source_digest("torch.nn:Linear")) == 16
+    assert source_digest("no.such:thing") == ""
+
+
+@pytest.fixture
+def net():
+    return build("lenet-300-100", (8,), 3, seed=1)
+
+
+def test_weights_come_back_bit_by_bit(tmp_path, net):
+    save_tensors(tmp_path / "w.safetensors", net.state_dict())
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    torch.save({"state_dict": net.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pth")
+    for name in ("w.safetensors", "w.pt", "checkpoint.pth"):
+        other = build("lenet-300-100", (8,), 3, seed=2)
+        load_weights(other, tmp_path / name)
+        assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_a_tied_weight_may_be_stored_once(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    safetensors.torch.save_model(model, str(tmp_path / "w.safetensors"))
+    other = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    other[1].weight = other[0].weight
+    load_weights(other, tmp_path / "w.safetensors")
+    assert torch.equal(other[1].weight, model[0].weight)
+
+
+class Harmful:
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Harmful, "ran", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: {k: v for k, v in w.items() if k != "1.weight"}, r"without 1\.weight"),
+        (lambda w: w | {"9.weight": torch.zeros(1)}, r"unknown 9\.weight"),
+        (lambda w: w | {"1.weight": torch.zeros(300, 9)}, r"1\.weight of shape \(300, 9\)"),
+        (lambda w: w | {"1.bias": torch.zeros(300, dtype=torch.int64)}, r"1\.bias of torch\.int64"),
+        (lambda w: w | {"5.bias": torch.full((3,), torch.nan)}, r"5\.bias with NaN"),
+    ],
+)
+def test_weights_that_do_not_fit_change_nothing(tmp_path, net, change, said):
+    save_tensors(tmp_path / "w.safetensors", change(dict(net.state_dict())))
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(InputError, match=said) as caught:
+        load_weights(net, tmp_path / "w.safetensors")
+    assert caught.value.field == "weights"
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_nothing_is_unpickled(tmp_path, net):
+    for name in ("harm.pt", "harm.safetensors", "harm.pt2", "harm.ts"):
+        (tmp_path / name).write_bytes(pickle.dumps({"1.weight": Harmful()}))
+    torch.save({"1.weight": Harmful()}, tmp_path / "saved.pt")
+    torch.save(net, tmp_path / "module.pt")
+    for name in ("harm.pt", "harm.safetensors", "saved.pt", "module.pt", "none.safetensors"):
+        with pytest.raises(InputError) as caught:
+            load_weights(net, tmp_path / name)
+        assert caught.value.field == "weights"
+        assert "\n" not in str(caught.value)
+    for name in ("harm.pt2", "harm.ts", "saved.pt"):
+        with pytest.raises(InputError):
+            open_model(str(tmp_path / name), torch.zeros(2, 8), 3)
+    assert not Harmful.ran
+
+
+def small() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-1, 1, generator=generator(0, "small"))
+    return model.eval()
+
+
+X = torch.rand(11, 1, 4, 4, generator=generator(0, "program"))
+BATCHES = {"fixed": None, "any": Dim("rows"), "some": Dim("rows", min=2, max=5)}
+
+
+def export(path, model, rows) -> str:
+    sizes = None if rows is None else ({0: rows},)
+    torch.export.save(torch.export.export(model, (X[:4],), dynamic_shapes=sizes), path)
+    return str(path)
+
+
+def script(path, model, how) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and says so
+        made = torch.jit.trace(model, X[:4]) if how == "traced" else torch.jit.script(model)
+        (torch.jit.freeze(made) if how == "frozen" else made).save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("how", [*BATCHES, "traced", "scripted", "frozen"])
+def test_programs_give_the_logits_and_gradients_of_their_source(tmp_path, how):
+    model = small()
+    path = export(tmp_path / "p.pt2", model, BATCHES[how]) if how in BATCHES else script(tmp_path / "p.ts", model, how)
+    program = open_model(path, X, 3)
+    for rows in (1, 4, 11):
+        results = []
+        for function in (model, program):
+            leaf = X[:rows].clone().requires_grad_()
+            z = function(leaf)
+            results.append((z.detach(), torch.autograd.grad(z.square().sum(), leaf)[0]))
+        for mine, theirs in zip(*results, strict=True):
+            assert mine.shape == theirs.shape
+            assert torch.allclose(mine, theirs, atol=1e-5)
+    y = model(X).argmax(1)
+    one, two = (FGS(eps=0.1)(function, X, y) for function in (model, program))
+    assert torch.equal(one.x_adv, two.x_adv)
+    assert torch.equal(one.success, two.success)
+    assert program.activation_elements >= 8
+    assert batch_rows(program, X, 4) >= 1
+
+
+def test_a_scripted_program_is_the_same_in_every_run(tmp_path):
+    program = open_model(script(tmp_path / "p.ts", small(), "scripted"), X, 3)
+    first = program(X)
+    assert all(torch.equal(first, program(X)) for _ in range(4))
+
+
+class NoGradient(nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            return x.flatten(1)[:, :3] * 2
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return torch.zeros(x.shape[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [(NoGradient(), "no gradient"), (Constant(), "no gradient"), (small().train(), "training mode")]
+)
+def test_programs_without_gradient_or_in_training_mode_are_refused(tmp_path, model, said):
+    with pytest.raises(ModelError, match=said):
+        open_model(export(tmp_path / "p.pt2", model, None), X, 3)
+
+
+def test_other_shapes_two_inputs_and_foreign_files_are_refused(tmp_path):
+    path = export(tmp_path / "p.pt2", small(), Dim("rows"))
+    with pytest.raises(ModelError, match=r"on samples of shape \(2, 1, 5, 5\)"):
+        open_model(path, torch.zeros(3, 1, 5, 5), 3)
+
+    class Two(nn.Module):
+        def forward(self, x, t):
+            return x.flatten(1) + t
+
+    torch.export.save(torch.export.export(Two(), (X[:4], torch.zeros(4, 16))), tmp_path / "two.pt2")
+    with pytest.raises(InputError, match="a program of 2 inputs"):
+        open_model(str(tmp_path / "two.pt2"), X, 3)
+    torch.save(small().state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "cut.pt2").write_bytes((tmp_path / "p.pt2").read_bytes()[:-200])
+    for name, said in (("weights.pt", "a state_dict goes to weights"), ("cut.pt2", r"torch\.export\.save"), ("none.pt2", "existing")):
+        with pytest.raises(InputError, match=said):
+            open_model(str(tmp_path / name), X, 3)
+    with pytest.raises(InputError, match="holds its own"):
+        open_model(path, X, 3, weights="w.safetensors")
+
+
+def test_an_untrained_network_is_not_opened_as_a_trained_one(tmp_path, net):
+    with pytest.raises(InputError, match="untrained"):
+        open_model("lenet-300-100", torch.zeros(2, 8), 3)
+    save_tensors(tmp_path / "w.safetensors", net.state_dict())
+    opened = open_model("lenet-300-100", torch.zeros(2, 8), 3, weights=tmp_path / "w.safetensors")
+    assert not opened.training
+    assert torch.equal(opened[1].weight, net[1].weight)
