@@ -1,0 +1,259 @@
+"""DeepFool and SuperDeepFool: minimum-norm l2 attacks that walk to the nearest linearised decision boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from isogrid.attacks.base import Attack, Problem, margin, require
+from isogrid.attacks.geometry import reach, shrink, slope
+from isogrid.core.norms import L2, Norm
+
+ROUNDING = 4.0
+"""A gap below this many units in the last place of the logits is rounding: a step is never computed from less."""
+
+
+def rivals(logits: Tensor, y: Tensor, candidates: int | None) -> Tensor:
+    """The `candidates` highest classes other than y [B, K], highest first; None: all C - 1.
+
+    >>> rivals(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 1).tolist()
+    [[2]]
+    """
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    k = logits.shape[1] - 1
+    return others.topk(k if candidates is None else min(candidates, k), dim=1).indices
+
+
+def _walk(
+    problem: Problem,
+    x: Tensor,
+    rows: Tensor,
+    classes: Tensor | None,
+    *,
+    candidates: int | None,
+    steps: int,
+    overshoot: float,
+    parts: int = 1,
+) -> Tensor:
+    """DeepFool from `x` [B, *S], in place, on the rows [A] of the problem that are not fooled yet; returns the rows it fooled.
+
+    `classes` [B, K]: the candidates, or None where they are to be chosen from the logits at x (then for all rows at once).
+    The first `parts` - 1 moves go 1 / parts, 1 / (parts - 1), ..., 1/2 of the way. A row whose gradients all vanish is given up:
+    nothing says where to go.
+    """
+    domain, fooled = problem.domain, []
+    for step in range(steps):
+        share = 1 / max(1, parts - step)
+        here, y = x[rows], problem.y[rows]
+        chosen = classes[rows] if classes is not None else None
+        logits, gradients = problem.class_gradients(here, chosen if chosen is not None else lambda z, y: rivals(z, y, candidates), rows)
+        if chosen is None:
+            chosen = rivals(logits, y, candidates)
+            classes = torch.zeros(problem.n, chosen.shape[1], dtype=chosen.dtype, device=chosen.device)
+            classes[rows] = chosen
+        gap = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
+        gap = torch.maximum(gap, ROUNDING * torch.finfo(gap.dtype).eps * logits.abs().amax(1, keepdim=True))
+        flat, w = here.flatten(1), gradients.flatten(2)
+        steep = slope(flat[:, None], w, domain)
+        nearest = torch.where(steep > 0, gap / steep, torch.inf).argmin(1, keepdim=True)
+        gain = gap.gather(1, nearest).squeeze(1) * (1 + overshoot if share == 1 else share)
+        there = reach(flat, w[torch.arange(len(rows), device=rows.device), nearest.squeeze(1)], gain, domain).view_as(here)
+        over = logits.argmax(1) != y
+        fooled.append(rows[over])
+        moved = ~over & (there != here).flatten(1).any(1) & torch.isfinite(there).flatten(1).all(1)
+        rows, there = rows[moved], there[moved]
+        if len(rows) == 0:
+            break
+        x[rows] = there
+        if share < 1:
+            continue  # a move of a part of the way seldom crosses: the next pass tells
+        # a pass without a graph finds the fooled rows, so that none of them pays for another K backwards
+        over = problem.logits(there, rows).argmax(1) != problem.y[rows]
+        fooled.append(rows[over])
+        rows = rows[~over]
+        if len(rows) == 0:
+            break
+    return torch.cat(fooled)
+
+
+def _walk_all(
+    problem: Problem,
+    x: Tensor,
+    rows: Tensor,
+    classes: Tensor | None,
+    *,
+    candidates: int | None,
+    steps: int,
+    overshoot: float,
+    parts: int = 1,
+) -> Tensor:
+    """`_walk`, and then again from where they were, with every class a candidate, the rows that the chosen candidates left unfooled.
+
+    The chosen classes can all be out of reach: an output that pruning cut off, say.
+    """
+    start = x[rows]
+    fooled = _walk(problem, x, rows, classes, candidates=candidates, steps=steps, overshoot=overshoot, parts=parts)
+    if candidates is None or len(fooled) == len(rows):
+        return fooled
+    left = torch.ones(problem.n, dtype=torch.bool, device=x.device)
+    left[fooled] = False
+    left = left[rows]
+    x[rows[left]] = start[left]
+    return torch.cat((fooled, _walk(problem, x, rows[left], None, candidates=None, steps=steps, overshoot=overshoot, parts=parts)))
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepFool(Attack):
+    r"""DeepFool l2: f_k = z_k - z_y, w_k = grad f_k; repeat x += (1 + overshoot) |f_l| w_l / ||w_l||^2, l = argmin_k |f_k| / ||w_k||.
+
+    y is fixed at the start, and so are the `candidates` highest other classes (None: all of them, the published form). `steps`: at most
+    that many moves; a sample leaves as soon as any class beats y. With r the sum of the unscaled moves, x = x0 + (1 + overshoot) r.
+    In the free domain (the default, as published) that is all. In a box each move is the exact shortest move into the linearised
+    half-space WITHIN the box, and ||w_k|| counts only elements that can still move; such moves are longer than clipped ones, so the
+    first `parts` - 1 go 1 / parts, ..., 1/2 of the way, and the path bends with the boundary (None: 3 in a box, 1 in the free domain;
+    linear models do not notice). A sample that its candidates leave unfooled is walked again with all classes.
+
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> out = DeepFool(overshoot=0.0)(model, torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+    >>> round(out.distance.item(), 4)  # |f| / ||w|| = 0.5 / sqrt(2)
+    0.3536
+
+    Raises InputError for parameters out of range. Source: Moosavi-Dezfooli, Fawzi & Frossard 2016, Algorithm 2. Pitfalls: clipping a
+    published step to the box shortens it without end, so that the walk stalls at the boundary; and the distance overstates the minimal
+    one (by 15 % in the median on MNIST): report a stronger attack beside it.
+    """
+
+    name: ClassVar[str] = "deepfool"
+    norm_name: ClassVar[str | None] = "l2"
+    state_copies: ClassVar[int] = 20
+
+    domain: Literal["box", "free"] = "free"
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int | None = 3
+    parts: int | None = None
+
+    def __post_init__(self) -> None:
+        require("steps", self.steps, self.steps >= 1, "an integer >= 1")
+        require("overshoot", self.overshoot, 0 <= self.overshoot <= 1, "a number from 0 to 1")
+        require(
+            "candidates", self.candidates or 1, self.candidates is None or self.candidates >= 1, "an integer >= 1, or None for all classes"
+        )
+        require(
+            "parts",
+            self.parts or 1,
+            self.parts is None or self.parts >= 1,
+            "an integer >= 1, or None for 3 in a box and 1 in the free domain",
+        )
+
+    @property
+    def budget(self) -> float | None:
+        return None
+
+    @property
+    def threat(self) -> Norm:
+        return L2
+
+    def search(self, problem: Problem) -> Tensor:
+        x = problem.x.clone()
+        rows = torch.arange(problem.n, device=x.device)
+        parts = self.parts or (1 if problem.domain.name == "free" else 3)
+        _walk_all(problem, x, rows, None, candidates=self.candidates, steps=self.steps, overshoot=self.overshoot, parts=parts)
+        return x
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperDeepFool(Attack):
+    r"""SDF(m, n): DeepFool for m moves (None: until the class changes), then n times the orthogonal projection of x0 - x onto the normal.
+
+    With w = grad(z_k - z_y) at x, k the highest class other than y, the projection is x <- x0 + <w, x - x0> / ||w||^2 w: the point of the
+    boundary's tangent plane through x that is closest to x0 (in a box: closest within the box). Repeated until the projected point
+    itself is misclassified, at most `rounds` times; then `queries` forward passes shrink it onto the boundary along its segment.
+    The closest adversarial point met on the way is returned. `steps`: moves of one DeepFool walk where m is None.
+
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> out = SuperDeepFool()(model, torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+    >>> round(out.distance.item(), 3)  # no overshoot is left
+    0.354
+
+    Raises InputError for parameters out of range. Source: Abdolahpourrostam, Abroshan & Moosavi-Dezfooli 2023 (arXiv 2303.12481),
+    SDF(inf, 1) by default. Pitfall: at a point that DeepFool did not bring to a boundary the projection still assumes one there.
+    """
+
+    name: ClassVar[str] = "superdeepfool"
+    norm_name: ClassVar[str | None] = "l2"
+    state_copies: ClassVar[int] = 20
+
+    domain: Literal["box", "free"] = "box"
+    m: int | None = None
+    n: int = 1
+    rounds: int = 20
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int | None = 3
+    queries: int = 6
+
+    def __post_init__(self) -> None:
+        require("m", self.m or 1, self.m is None or self.m >= 1, "an integer >= 1, or None for as many as the class needs to change")
+        require("n", self.n, self.n >= 1, "an integer >= 1")
+        require("rounds", self.rounds, self.rounds >= 1, "an integer >= 1")
+        require("steps", self.steps, self.steps >= 1, "an integer >= 1")
+        require("overshoot", self.overshoot, 0 <= self.overshoot <= 1, "a number from 0 to 1")
+        require(
+            "candidates", self.candidates or 1, self.candidates is None or self.candidates >= 1, "an integer >= 1, or None for all classes"
+        )
+        require("queries", self.queries, self.queries >= 0, "an integer >= 0")
+
+    @property
+    def budget(self) -> float | None:
+        return None
+
+    @property
+    def threat(self) -> Norm:
+        return L2
+
+    def search(self, problem: Problem) -> Tensor:
+        rows = torch.arange(problem.n, device=problem.x.device)
+        near = problem.logits(problem.x)
+        classes, near = rivals(near, problem.y, self.candidates), margin(near, problem.y)
+        x, best = problem.x.clone(), problem.x.clone()
+        shortest, far = torch.full_like(near, torch.inf), torch.zeros_like(near)
+
+        def keep(which: Tensor, points: Tensor, gaps: Tensor) -> None:
+            length = L2.size(points - problem.x[which])
+            better = length < shortest[which]
+            won = which[better]
+            best[won], shortest[won], far[won] = points[better], length[better], gaps[better]
+
+        for _ in range(self.rounds):
+            if self.m is None:  # a walk that ends short of a boundary has nothing to project on
+                rows = _walk_all(problem, x, rows, classes, candidates=self.candidates, steps=self.steps, overshoot=self.overshoot)
+            else:
+                _walk(problem, x, rows, classes, candidates=self.candidates, steps=self.m, overshoot=self.overshoot)
+            for _ in range(self.n):
+                if len(rows) == 0:
+                    break
+                here = x[rows]
+                _, gaps, w = problem.gradient(here, margin, rows)
+                over = gaps < 0
+                keep(rows[over], here[over], gaps[over])
+                start, w = problem.x[rows].flatten(1), -w.flatten(1)
+                there = reach(start, w, (w * (here.flatten(1) - start)).sum(1), problem.domain).view_as(here)
+                x[rows] = torch.where(torch.isfinite(there), there, here)
+            gaps = margin(problem.logits(x[rows], rows), problem.y[rows])
+            over = gaps < 0
+            keep(rows[over], x[rows[over]], gaps[over])
+            rows = rows[~over]
+            if len(rows) == 0:
+                break
+        found = torch.nonzero(torch.isfinite(shortest)).squeeze(1)
+        if self.queries and len(found):
+            best[found] = shrink(problem, best[found], found, near[found], far[found], self.queries)
+        return best

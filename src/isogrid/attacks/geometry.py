@@ -1,0 +1,101 @@
+"""Geometry at a decision boundary: the shortest l2 move into a half-space inside the domain, and the boundary on a segment.
+
+DeepFool, SuperDeepFool and C&W's polish are built from these. What does not belong here: an attack's loop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isogrid.attacks.base import Domain, Problem, margin
+from isogrid.core.norms import rows as per_row
+
+NEWTON_STEPS = 12
+NEWTON_TOLERANCE = 1e-4
+SHRINK_TOLERANCE = 1e-4
+SHRINK_LEAN = 0.05
+
+
+def _limits(w: Tensor, domain: Domain) -> Tensor:
+    """The face of the box that each element moves towards along w."""
+    return torch.where(w > 0, domain.high, domain.low).to(w.dtype)
+
+
+def slope(x: Tensor, w: Tensor, domain: Domain) -> Tensor:
+    """||w|| over the elements that can move along w from x: [..., *S] rows flattened to the last dimension -> [...].
+
+    In a box an element that already lies on the face that it is pushed against does not count: its share of the gradient is no use.
+    """
+    if domain.name == "free":
+        size: Tensor = torch.linalg.vector_norm(w, dim=-1)
+        return size
+    movable = (w > 0) & (x < domain.high) | (w < 0) & (x > domain.low)
+    size = torch.linalg.vector_norm(w * movable, dim=-1)
+    return size
+
+
+def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain) -> Tensor:
+    r"""argmin ||z - x||_2 subject to <w, z - x> >= gain, z in the domain: z = clip(x + lambda w); row by row, [B, n] -> [B, n].
+
+    `x` inside the domain; `gain` [B] > 0. Free: lambda = gain / ||w||^2. Boxed: g(lambda) = <w, clip(x + lambda w) - x> is increasing,
+    concave and piecewise linear, so Newton's iteration from 0 rises to the solution monotonically and ends after finitely many steps.
+    Where no point of the box gains that much, z is the vertex that gains most; where w is 0, z = x.
+
+    >>> x, w = torch.tensor([[0.5, 0.9]]), torch.tensor([[1.0, 1.0]])
+    >>> reach(x, w, torch.tensor([0.4]), Domain()).tolist()  # the second element meets its face: the first makes up for it
+    [[0.800000011920929, 1.0]]
+    """
+    # the largest entry is divided out first: squares of tiny gradients would round to zero
+    top = w.abs().amax(1, keepdim=True)
+    live = top > 0
+    top = torch.where(live, top, torch.ones_like(top))
+    w, gain = w / top, gain[:, None] / top
+    nothing = torch.zeros_like(gain)
+    if domain.name == "free":
+        square = (w * w).sum(1, keepdim=True)
+        return torch.addcmul(x, w, torch.where(live, gain / torch.where(live, square, 1), nothing))
+    face = _limits(w, domain)
+    square = torch.where(x != face, w * w, 0).sum(1, keepdim=True)
+    along, z, left = nothing, x, gain
+    for _ in range(NEWTON_STEPS):
+        wanting = (left > NEWTON_TOLERANCE * gain) & (square > 0)
+        if not bool(wanting.any()):
+            break
+        along = along + torch.where(wanting, left / torch.where(wanting, square, 1), nothing)
+        z = domain.clip(torch.addcmul(x, w, along))
+        left = gain - (w * (z - x)).sum(1, keepdim=True)
+        square = torch.where(z != face, w * w, 0).sum(1, keepdim=True)
+    return z
+
+
+def shrink(problem: Problem, x_adv: Tensor, rows: Tensor, near: Tensor, far: Tensor, queries: int = 6) -> Tensor:
+    """The adversarial point closest to x on each segment from x to `x_adv` [b, *S], as far as `queries` forward passes find it.
+
+    `rows` [b]: the rows of the problem; `near` > 0 and `far` < 0 [b]: the margins at x and at x_adv. The secant between the ends of
+    the bracket gives the next point, leaning by SHRINK_LEAN towards the adversarial end, so that it mostly lands on that side; the
+    point returned was itself evaluated. A row leaves once the secant promises less than SHRINK_TOLERANCE of its length.
+    """
+    x = problem.x[rows]
+    low, high = torch.zeros_like(near), torch.ones_like(far)
+    f_low, f_high = near.clone(), far.clone()
+    active = torch.nonzero((f_low > 0) & (f_high < 0)).squeeze(1)
+    for _ in range(queries):
+        a, b = low[active], high[active]
+        cut = a + (b - a) * f_low[active] / (f_low[active] - f_high[active])
+        active = active[b - cut > SHRINK_TOLERANCE * b]
+        if len(active) == 0:
+            break
+        a, b, fa, fb = low[active], high[active], f_low[active], f_high[active]
+        cut = a + (b - a) * fa / (fa - fb)
+        t = cut + SHRINK_LEAN * (b - cut)
+        where = rows[active]
+        z = problem.logits(problem.domain.clip(torch.lerp(x[active], x_adv[active], per_row(t, x))), where)
+        value = margin(z, problem.y[where])
+        over = z.argmax(1) != problem.y[where]
+        # a side that stays twice is weighed down by half (Illinois), or the secant would creep
+        low[active], high[active] = torch.where(over, a, t), torch.where(over, t, b)
+        f_low[active] = torch.where(over, fa / 2, value)
+        f_high[active] = torch.where(over, torch.where(value < 0, value, fb / 2), fb / 2)
+        active = active[f_low[active] > 0]
+    return problem.domain.clip(torch.lerp(x, x_adv, per_row(high, x)))
