@@ -1,0 +1,146 @@
+"""What an audit looks at, as plain arrays [N], one entry per test sample. What does not belong here: judging it (`study.audit`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from isogrid.attacks.base import Attack, margin
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+COLUMNS = ("label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient")
+PROBABILITY_SLACK = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanRecord:
+    """One level on its clean samples.
+
+    label, prediction [N]: classes. margin [N]: z_y - max other. probabilities: every row of logits is >= 0 and sums to 1. dead_outputs:
+    class outputs without a live path. repeat_difference: the largest |z - z'| of two evaluations over the spread of z (None: not
+    evaluated twice). reach [N]: margin / ||grad margin||_2 over the diagonal of the box, inf where the gradient is 0 (None: not
+    measured). training: names of the modules that were in train mode though they behave differently there.
+    """
+
+    label: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    margin: Floats
+    probabilities: bool = False
+    dead_outputs: int = 0
+    repeat_difference: float | None = None
+    reach: Floats | None = None
+    training: tuple[str, ...] = ()
+
+    @property
+    def correct(self) -> Bools:
+        """bool [N]: the clean prediction is right."""
+        return np.equal(self.label, self.prediction)
+
+    @classmethod
+    def of_logits(cls, z: Tensor, y: Tensor, again: Tensor | None = None, **rest: Any) -> CleanRecord:
+        """From logits [N, C], classes [N] and, to see randomness, the logits of a second evaluation of the same samples.
+
+        >>> import torch
+        >>> z, y = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
+        >>> record = CleanRecord.of_logits(z, y, z)
+        >>> record.probabilities, record.repeat_difference, record.margin.round(3).tolist()
+        (True, 0.0, [0.8, 0.6])
+        """
+        z64 = z.detach().double().cpu()
+        spread = float((z64 - z64.mean()).abs().max())
+        constant = (z64 == z64[:1]).all(0) if len(z64) > 1 else z64[0] != z64[0]
+        return cls(
+            label=y.cpu().numpy(),
+            prediction=z64.argmax(1).numpy(),
+            margin=margin(z64, y.cpu()).numpy(),
+            probabilities=bool((z64 >= 0).all()) and bool(((z64.sum(1) - 1).abs() < PROBABILITY_SLACK).all()),
+            repeat_difference=None if again is None else float((again.detach().double().cpu() - z64).abs().max()) / max(spread, 1e-300),
+            **({"dead_outputs": int(constant.sum())} | rest),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackRecord:
+    """One attack on one level: arrays [N] over the SAME samples as the level's CleanRecord.
+
+    attack: its id in the study. eps: its budget, None for minimum-norm. gradient_free: it uses no gradient of this model. correct, success,
+    robust [N] bool: right before, turned, right after. distance [N]: 0 misclassified to begin with, inf failed, NaN not attacked.
+    margin [N]: at x_adv. zero_gradient [N] bool: the first loss gradient was exactly zero.
+    """
+
+    attack: str
+    norm: str
+    domain: str
+    eps: float | None
+    gradient_free: bool
+    correct: Bools
+    success: Bools
+    robust: Bools
+    distance: Floats
+    margin: Floats
+    zero_gradient: Bools
+
+    @property
+    def ran(self) -> Bools:
+        """bool [N]: correct samples that it was run on."""
+        return self.correct & ~np.isnan(self.distance)
+
+    def broken_at(self, eps: float) -> Bools:
+        """bool [N]: turned by a perturbation of size eps or smaller (the driver's slack included)."""
+        return self.success & (self.distance <= eps * (1 + 1e-5) + 1e-6)
+
+    @classmethod
+    def of_columns(cls, attack: Attack, identity: str, columns: Mapping[str, ArrayLike], n: int, eps: float | None = None) -> AttackRecord:
+        """From the columns of an attack cell's records (or of `cells.outcome_frame`), which hold the first rows of `n` samples.
+
+        `eps` replaces the attack's budget where it was overridden.
+        """
+        values = {name: np.asarray(columns[name]) for name in COLUMNS}
+        count = len(values["label"])
+
+        def padded(array: NDArray[Any], missing: Any) -> NDArray[Any]:
+            return np.concatenate([array, np.full(n - count, missing, dtype=array.dtype)])
+
+        return cls(
+            attack=identity,
+            norm=attack.threat.name,
+            domain=attack.domain,
+            eps=attack.budget if eps is None else eps,
+            gradient_free=attack.gradient_free,
+            correct=padded(values["label"] == values["clean"], False),
+            success=padded(values["success"].astype(bool), False),
+            robust=padded(values["label"] == values["adversarial"], False),
+            distance=padded(values["distance"].astype(np.float64), np.nan),
+            margin=padded(values["margin"].astype(np.float64), np.nan),
+            zero_gradient=padded(values["zero_gradient"].astype(bool), False),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelInputs:
+    """All that is known of one level. doubled: (record, the same attack with twice the steps). growth: one fixed-budget attack at growing
+    eps, the last of which lets any sample become any other where `growth_spans`."""
+
+    model: str = ""
+    method: str = ""
+    level: int | None = None
+    clean: CleanRecord
+    attacks: tuple[AttackRecord, ...] = ()
+    doubled: tuple[tuple[AttackRecord, AttackRecord], ...] = ()
+    growth: tuple[AttackRecord, ...] = ()
+    growth_spans: bool = False
+
+    def with_attacks(self, *more: AttackRecord) -> LevelInputs:
+        """The same level with further attacks."""
+        return dataclasses.replace(self, attacks=(*self.attacks, *more))
+
+
+__all__ = ["AttackRecord", "CleanRecord", "LevelInputs"]

@@ -1,0 +1,289 @@
+"""Every finding fires on a model that was built to show it, and none on an honest small network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isogrid.attacks import PGD, Attack, DeepFool, HopSkipJump, Noise, Transfer
+from isogrid.core.errors import InputError
+from isogrid.core.files import canonical
+from isogrid.core.random import generator
+from isogrid.study.audit import RULES, Finding, audit_level, verdicts
+from isogrid.study.audit_model import audit_model
+from isogrid.study.audit_records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.cells import outcome_frame
+
+N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A small network with a dropout layer, trained on three overlapping clouds."""
+    g = generator(0, "audit test")
+    y = torch.arange(N) % CLASSES
+    centres = 0.5 + 0.12 * torch.randn(CLASSES, INPUTS, generator=g)
+    x = (centres[y] + 0.06 * torch.randn(N, INPUTS, generator=g)).clamp(0, 1)
+    net = nn.Sequential(nn.Linear(INPUTS, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, CLASSES)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
+    for _ in range(400):  # plain gradient descent
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(net(x), y), list(net.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+    return net, x, y
+
+
+class Then(nn.Module):
+    """A network between two functions."""
+
+    def __init__(self, net: nn.Module, before: Callable[[Tensor], Tensor] | None = None, after: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x if self.before is None else self.before(x))
+        return z if self.after is None else self.after(z)
+
+
+def quantised(x: Tensor) -> Tensor:
+    return (x * 12).round() / 12
+
+
+def steep(x: Tensor) -> Tensor:
+    """Close to quantised to 12 steps, and differentiable, with almost no gradient between the steps."""
+    level = x * 12
+    return (level.floor() + torch.sigmoid(60 * (level - level.floor() - 0.5))) / 12
+
+
+class Noisy(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.g = net, torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.05 * torch.randn(x.shape, generator=self.g))
+
+
+def dropping(net: nn.Sequential) -> nn.Module:
+    """Functional dropout that nobody switched off."""
+    return Then(net, lambda x: nn.functional.dropout(x, 0.2, training=True))
+
+
+def collapse(net: nn.Sequential) -> nn.Module:
+    dead = copy.deepcopy(net)
+    with torch.no_grad():
+        dead[3].weight.zero_()
+    return dead
+
+
+BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, ...]]] = {
+    "quantised inputs: no gradient": ("IG001", lambda net: Then(net, quantised), ()),
+    "steep steps: tiny gradients": ("IG001", lambda net: Then(net, steep), ()),
+    "logits times 100": ("IG002", lambda net: Then(net, after=lambda z: 100 * z), ()),
+    "softmax at the end": ("IG003", lambda net: Then(net, after=lambda z: z.softmax(1)), ()),
+    "noise inside": ("IG004", Noisy, (PGD(eps=EPS), Noise(eps=EPS))),
+    "functional dropout": ("IG004", dropping, (PGD(eps=EPS), Noise(eps=EPS))),
+    "quantised inputs: hopskipjump wins": ("IG005", lambda net: Then(net, quantised), ()),
+    "steep steps: hopskipjump wins": ("IG005", lambda net: Then(net, steep), ()),
+    "steps too few": ("IG006", lambda net: net, (PGD(eps=EPS, steps=3, rel_step=0.08, random_start=False),)),
+    "quantised inputs: budget does not help": ("IG007", lambda net: Then(net, quantised), (PGD(eps=EPS, random_start=False),)),
+    "logits of 1e-7": ("IG008", lambda net: Then(net, after=lambda z: 1e-7 * z), ()),
+    "deepfool without gradients": ("IG009", lambda net: Then(net, quantised), (DeepFool(),)),
+    "a dead last layer": ("IG010", collapse, ()),
+    "a budget that breaks all": ("IG011", lambda net: net, (PGD(eps=0.3), Noise(eps=0.3))),
+    "a budget that breaks none": ("IG011", lambda net: net, (PGD(eps=1e-4), Noise(eps=1e-4))),
+    "dropout left on": ("IG012", lambda net: copy.deepcopy(net).train(), ()),
+}
+
+
+@pytest.mark.parametrize("what", BUILT)
+def test_fires_on_a_model_built_to_show_it(what: str, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    code, build, attacks = BUILT[what]
+    net, x, y = trained
+    model = build(net)
+    training = model.training
+    findings = audit_model(model, x, y, attacks, eps=EPS, name="small")
+    fired = [finding for finding in findings if finding.code == code]
+    assert fired, [finding.code for finding in findings]
+    for finding in fired:
+        assert finding.remedy
+        assert finding.model == "small"
+        assert "\n" not in finding.detail
+    assert model.training == training
+    canonical([dataclasses.asdict(finding) for finding in findings])  # fit for the study's JSON
+
+
+def test_every_rule_has_a_model_that_shows_it() -> None:
+    assert {code for code, _, _ in BUILT.values()} == {rule.code for rule in RULES}
+    assert len({rule.code for rule in RULES}) == len({rule.title for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize(
+    "attacks", [(), (PGD(eps=EPS, norm="linf"), PGD(eps=0.15, norm="l2"), HopSkipJump(norm="linf", queries=600), DeepFool(candidates=None))]
+)
+def test_silent_on_an_honest_network(attacks: tuple[Attack, ...], trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert audit_model(net, x, y, attacks, eps=EPS) == []
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_audit_is_repeatable_and_checks_its_input(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+    model = Then(net, quantised)
+    assert audit_model(model, x[:30], y[:30], seed=2) == audit_model(model, x[:30], y[:30], seed=2)
+    for arguments in ({"eps": 0}, {"samples": 0}):
+        with pytest.raises(InputError):
+            audit_model(net, x, y, **arguments)
+    with pytest.raises(InputError):
+        audit_model(net, x * 255, y)
+
+
+def test_a_transfer_attack_that_wins(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+    target = Then(net, quantised)  # its own gradients are zero, its smooth copy's are not
+    findings = audit_model(target, x, y, (PGD(eps=EPS), Transfer(source=net, attack=PGD(eps=EPS), label="smooth-copy")))
+    assert any(finding.code == "IG005" and "smooth-copy@0.05" in finding.detail for finding in findings)
+
+
+# --- the rules on records alone
+
+
+def clean(margin: np.ndarray | None = None, **rest: object) -> CleanRecord:
+    label = np.arange(200) % 2
+    return CleanRecord(label=label, prediction=label, margin=np.ones(200) if margin is None else margin, **rest)  # type: ignore[arg-type]
+
+
+def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: float = 0.1, ran: int = 200, **rest: object) -> AttackRecord:
+    """200 correct samples, of which the first `ran` were attacked and the first `broken` turned at distance `size`."""
+    index = np.arange(200)
+    success = index < broken
+    distance = np.where(success, size, np.inf)
+    distance[ran:] = np.nan
+    values = {
+        "attack": "free" if free else "white",
+        "norm": "linf",
+        "domain": "box",
+        "eps": eps,
+        "gradient_free": free,
+        "correct": np.ones(200, bool),
+        "success": success,
+        "robust": ~success,
+        "distance": distance,
+        "margin": np.where(success, -1.0, 1.0),
+        "zero_gradient": np.zeros(200, bool),
+    }
+    return AttackRecord(**(values | rest))  # type: ignore[arg-type]
+
+
+def codes(*attacks: AttackRecord, given: CleanRecord | None = None, **rest: object) -> set[str]:
+    inputs = LevelInputs(clean=given or clean(), attacks=attacks, model="m", method="progressive", level=3, **rest)  # type: ignore[arg-type]
+    findings = audit_level(inputs)
+    assert all((f.model, f.method, f.level) == ("m", "progressive", 3) for f in findings)
+    verdict = verdicts(inputs)
+    assert {code for code, state in verdict.items() if state == "found"} == {f.code for f in findings}
+    return {f.code for f in findings}
+
+
+def test_records_zero_gradients() -> None:
+    zero = np.arange(200) < 2
+    assert codes(record(100, zero_gradient=zero)) == set()  # 1 %
+    assert codes(record(100, zero_gradient=np.arange(200) < 3)) == {"IG001"}
+    assert codes(record(100, zero_gradient=np.arange(200) < 3, free=True)) == set()
+    assert codes(given=clean(reach=np.where(np.arange(200) < 3, np.inf, 0.1))) == {"IG001"}
+
+
+def test_records_gradient_free_wins_at_equal_budgets_only() -> None:
+    white = record(100)
+    assert codes(white, record(102, free=True)) == set()
+    assert codes(white, record(103, free=True)) == {"IG005"}
+    assert codes(white, record(150, free=True, eps=0.2, size=0.2)) == set()  # a larger budget is no comparison
+    assert codes(white, record(150, free=True, eps=None, size=0.09)) == {"IG005"}  # minimum-norm, within the budget
+    assert codes(white, record(150, free=True, eps=None, size=0.11)) == set()
+    assert codes(white, record(150, free=True, norm="l2")) == set()  # another threat model
+    assert codes(white, record(150, free=True, domain="free")) == set()
+    assert codes(white, record(150, attack="pgd-2"), record(150, free=True)) == set()  # the envelope of white-box attacks counts
+    assert codes(record(100, ran=100), record(150, free=True)) - {"IG011"} == set()  # other samples are no comparison
+
+
+def test_records_distances() -> None:
+    assert codes(record(200, eps=None, size=1.0), record(200, eps=None, size=0.96, free=True)) == set()
+    assert codes(record(200, eps=None, size=1.0), record(200, eps=None, size=0.9, free=True)) == {"IG005"}
+    few = np.where(np.arange(200) < 60, 0.5, 1.1)  # shorter on some samples is what DeepFool's excess allows
+    assert codes(record(200, eps=None, size=1.0), record(200, eps=None, distance=few, free=True)) == set()
+    assert codes(record(197, eps=None), record(200, eps=None, free=True)) == {"IG005", "IG009"}  # broken by nothing else
+
+
+def test_records_convergence() -> None:
+    assert codes(doubled=((record(100), record(102)),)) == set()
+    assert codes(doubled=((record(100), record(103)),)) == {"IG006"}
+    assert codes(doubled=((record(200, eps=None), record(200, eps=None, size=0.0995)),)) == set()
+    assert codes(doubled=((record(200, eps=None), record(200, eps=None, size=0.098)),)) == {"IG006"}
+
+
+def test_records_growth() -> None:
+    def grown(*counts: int) -> tuple[AttackRecord, ...]:
+        return tuple(record(count, eps=0.1 * 2**k, size=0.1 * 2**k) for k, count in enumerate(counts))
+
+    assert codes(growth=grown(50, 100, 200), growth_spans=True) == set()
+    assert codes(growth=grown(50, 100, 190)) == set()  # the last budget is not everything
+    assert codes(growth=grown(50, 100, 190), growth_spans=True) == {"IG007"}
+    assert codes(growth=grown(50, 100, 90)) == {"IG007"}
+
+
+def test_records_margins_failures_saturation() -> None:
+    tie = np.where(np.arange(200) < 3, 1e-6, 1.0)
+    assert codes(given=clean(tie)) == {"IG008"}
+    assert codes(record(100, margin=tie)) == {"IG008"}
+    assert codes(record(200, eps=None, margin=tie)) == set()  # a minimum-norm candidate lies at the boundary by design
+    assert codes(record(198, eps=None)) == set()
+    assert codes(record(197, eps=None)) == {"IG009"}
+    assert codes(record(100, eps=None, free=True)) == set()
+    assert codes(record(200)) == codes(record(0)) == {"IG011"}
+    assert codes(record(0, free=True)) == set()  # noise that breaks nothing is what one hopes for
+    assert codes(given=clean(np.where(np.arange(200) < 3, 17.0, 1.0))) == {"IG002"}
+    assert codes(given=clean(np.full(200, 16.0))) == set()
+
+
+def test_verdicts_tell_passed_from_not_applicable() -> None:
+    bare = verdicts(LevelInputs(clean=clean()))
+    assert bare["IG003"] == "passed"
+    assert {bare[code] for code in ("IG001", "IG004", "IG005", "IG006", "IG007", "IG009", "IG011")} == {"not applicable"}
+    full = LevelInputs(
+        clean=clean(repeat_difference=0.0),
+        attacks=(record(100), record(50, free=True), record(200, eps=None)),
+        doubled=((record(100), record(100)),),
+        growth=(record(100), record(200, eps=0.2)),
+    )
+    assert set(verdicts(full).values()) == {"passed"}
+
+
+def test_records_of_an_outcome_on_part_of_the_samples(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+    wrong = y.clone()
+    wrong[0] = (y[0] + 1) % CLASSES
+    attack = PGD(eps=EPS)
+    frame = outcome_frame(attack(net, x[:40], wrong[:40]))
+    made = AttackRecord.of_columns(attack, "pgd@0.05", {c: frame[c] for c in frame.columns}, N)
+    assert len(made.success) == N
+    assert made.ran.sum() == 39  # not the misclassified one, not those beyond 40
+    assert np.isnan(made.distance[40:]).all()
+    assert np.array_equal(made.broken_at(EPS), made.success)
+    assert not made.broken_at(EPS / 100).any()
+
+
+def test_findings_are_plain_data() -> None:
+    [finding] = audit_level(LevelInputs(clean=clean(probabilities=True)))
+    assert isinstance(finding, Finding)
+    assert finding.severity == "error"
+    assert set(dataclasses.asdict(finding)) == {"code", "severity", "title", "detail", "remedy", "model", "method", "level"}
