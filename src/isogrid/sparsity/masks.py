@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     for name, module in model.named_modules():
         if isinstance(module, PRUNABLE_LAYERS) and id(module.weight) not in seen:
             seen.add(id(module.weight))
-            found[f"{name}.weight" if name else "weight"] = module.weight
+            found[f"{name}.weight" if name else "weight"] = cast(nn.Parameter, module.weight)
     return found
 
 
@@ -132,7 +132,7 @@ def enforce(masks: Masks, model: nn.Module, optimizer: Optimizer) -> Iterator[No
     """
     masks.apply(model)
     parameters = dict(model.named_parameters())
-    weights = [parameters[name] for name in masks]
+    weights: list[Tensor] = [parameters[name] for name in masks]
     factors = [masks[name].to(device=w.device, dtype=w.dtype) for name, w in zip(masks, weights, strict=True)]
 
     def after_step(*_: object) -> None:

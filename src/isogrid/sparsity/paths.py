@@ -33,5 +33,7 @@ def live_outputs(model: nn.Module, x: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = torch.ones((1, *x.shape[1:]), dtype=torch.float64, device=x.device, requires_grad=True)
         z = paths(leaf).reshape(1, -1)
-        live = [bool(torch.autograd.grad(z[0, k], leaf, retain_graph=True)[0].any()) if z.requires_grad else False for k in range(z.shape[1])]
+        live = [
+            bool(torch.autograd.grad(z[0, k], leaf, retain_graph=True)[0].any()) if z.requires_grad else False for k in range(z.shape[1])
+        ]
     return torch.tensor(live)

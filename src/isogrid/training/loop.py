@@ -44,9 +44,7 @@ class OptimizerConfig:
     def build(self, parameters: list[nn.Parameter]) -> Optimizer:
         """The optimizer, with torch's fused step: one pass over the memory per step."""
         if self.name == "sgd":
-            return SGD(
-                parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True
-            )
+            return SGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True)
         kind = Adam if self.name == "adam" else AdamW
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
@@ -145,7 +143,7 @@ def fit(
         for epoch in range(config.epochs):
             order = torch.randperm(len(y), generator=generator(seed, "shuffle", *purpose, epoch)).to(x.device)
             running = torch.zeros((), device=x.device)
-            for step, rows in enumerate(order.split(config.batch_size)):
+            for step, rows in enumerate(torch.split(order, config.batch_size)):
                 for group in optimizer.param_groups:
                     group["lr"] = config.optimizer.lr * rate_at((epoch * steps + step) / total)
                 optimizer.zero_grad(set_to_none=True)
@@ -155,7 +153,9 @@ def fit(
                 running += loss.detach() * len(rows)
             losses.append(running.item() / len(y))
             if not math.isfinite(losses[-1]):
-                raise ModelError(f"training: the loss became {losses[-1]} in epoch {epoch + 1}; lower optimizer.lr (now {config.optimizer.lr:g})")
+                raise ModelError(
+                    f"training: the loss became {losses[-1]} in epoch {epoch + 1}; lower optimizer.lr (now {config.optimizer.lr:g})"
+                )
             if on_epoch is not None:
                 on_epoch(epoch + 1, losses[-1])
             if config.early_stop is not None and _plateau(losses, config.early_stop):

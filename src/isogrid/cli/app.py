@@ -1,0 +1,192 @@
+"""`isogrid`: its commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import isogrid
+from isogrid.core.errors import InputError, IsogridError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Prune a classifier level by level, attack every level, and say where it is most robust and where it turns fragile.",
+)
+UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+"""click's ClickException; newer versions of typer carry click inside, under a name that is not public."""
+out_console = Console()
+err_console = Console(stderr=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every expected error is ONE line on stderr and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="isogrid", standalone_mode=False)
+    except UsageError as error:
+        _fail(f"{error.format_message()} (see `isogrid --help`)")  # type: ignore[attr-defined]
+    except IsogridError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(isogrid.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+Comma = Annotated[str | None, typer.Option()]
+
+
+@app.command()
+def run(
+    study: Annotated[Path | None, typer.Argument(help="A study in YAML; without it a preset runs.", metavar="[STUDY.yaml]")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick (the default) or paper-mnist.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="mnist-5k, digits, fashion-mnist, a .npz, a folder; `NAME:train=1000,test=200` cuts it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="One or more, with commas: linear, lenet-300-100, lenet-5, file.py:factory.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7 (two: a binary model).")] = None,
+    weights: Annotated[str | None, typer.Option(help="Your trained network (.safetensors) instead of dense training.")] = None,
+    method: Annotated[str | None, typer.Option(help="The pruning method: progressive.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Pruning rounds.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Independent trainings.")] = None,
+    attacks: Annotated[str | None, typer.Option(help="Attacks, with commas (`isogrid list`).")] = None,
+    eps: Annotated[str | None, typer.Option(help="Budgets of the fixed-budget attacks, as 0.05,0.1,0.2.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="The study's folder (default: runs/NAME).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its expected time and disk, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Train, prune level by level, attack every level, judge the claims, draw the report.
+
+    The same command again continues where the last one stopped. Example:
+
+        isogrid run --model lenet-300-100 --attacks fgs,deepfool --eps 0.1 --seeds 3 --out runs/mine
+    """
+    from isogrid.cli.flags import specification
+    from isogrid.cli.running import carry_out
+
+    flags = {
+        "data": data,
+        "model": model,
+        "classes": classes,
+        "weights": weights,
+        "method": method,
+        "rounds": rounds,
+        "seeds": seeds,
+        "attacks": attacks,
+        "eps": eps,
+        "device": device,
+    }
+    spec = specification(study, preset, flags)
+    carry_out(spec, out or Path("runs") / spec.name, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="One study folder to rebuild, or several to compare.", metavar="DIR...")],
+    out: Annotated[Path | None, typer.Option(help="Where the comparison goes (default: comparison.html).")] = None,
+) -> None:
+    """Rebuild the tables and the report of a study, or compare several.
+
+    Example:
+
+        isogrid report runs/quick
+    """
+    from isogrid.cli.running import rebuild
+
+    rebuild(folders, out, err_console)
+
+
+@app.command(name="list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Data, models, methods, attacks and presets, one line each.
+
+    Example:
+
+        isogrid list --json
+    """
+    from isogrid.cli.listing import catalogue
+
+    found = catalogue()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for kind, entries in found.items():
+        out_console.print(f"[bold]{kind}[/bold]")
+        width = max(map(len, entries))
+        for name, line in entries.items():
+            out_console.print(f"  {name:<{width}}  {line}", highlight=False)
+
+
+@app.command()
+def attack(
+    model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program or TorchScript.")],
+    data: Annotated[str, typer.Option(help="mnist-5k, digits, a .npz, a folder ...")] = "mnist-5k",
+    weights: Annotated[str | None, typer.Option(help="The network's weights (.safetensors).")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
+    attacks: Annotated[str, typer.Option(help="Attacks, with commas (`isogrid list`).")] = "fgs,pgd,deepfool",
+    eps: Annotated[str | None, typer.Option(help="Budgets of the fixed-budget attacks, as 0.05,0.1.")] = None,
+    samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample records (Parquet).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """The robustness table of one trained model, without pruning.
+
+    Example:
+
+        isogrid attack --model lenet-300-100 --weights net.safetensors --attacks fgs,pgd,deepfool --eps 0.1
+    """
+    from isogrid.cli.attacking import attack_model
+
+    attack_model(
+        model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed,
+        device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
+    )  # fmt: skip
+
+
+def split_list(field: str, text: str, convert: Callable[[str], Any], accepted: str) -> list[Any]:
+    """The parts of a comma-separated flag; raises InputError where one does not convert or there is none.
+
+    >>> split_list("eps", "0.05, 0.1", float, "numbers")
+    [0.05, 0.1]
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        values = [convert(part) for part in parts]
+    except ValueError:
+        raise InputError(field, text, accepted) from None
+    if not values:
+        raise InputError(field, text, accepted)
+    return values

@@ -1,0 +1,173 @@
+"""`isogrid attack`: the robustness table of one trained model, without pruning."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from isogrid import attacks as attack_library, data as data_library, models
+from isogrid.attacks.base import Attack, AttackOutcome
+from isogrid.cli.app import split_list
+from isogrid.cli.flags import choose_device
+from isogrid.core.errors import InputError, one_of
+from isogrid.data import Samples
+from isogrid.metrics.robustness import attack_metrics, mean_distance
+from isogrid.study.cells import outcome_frame
+from isogrid.study.spec import attack_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One attack's figures."""
+
+    id: str
+    attack: Attack
+    metrics: dict[str, float]
+    failures: int
+    queries: float
+
+
+def attack_model(
+    *,
+    model: str,
+    data: str,
+    weights: str | None,
+    classes: str | None,
+    attacks_text: str,
+    eps: str | None,
+    samples: int | None,
+    seed: int,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    console: Console,
+    progress_console: Console,
+) -> None:
+    """Load, attack, audit, print."""
+    chosen = _attacks(attacks_text, eps)
+    labels = None if classes is None else tuple(split_list("classes", classes, int, "labels as 1,7"))
+    test = data_library.load(data, classes=labels, test=samples).test
+    network = models.open_model(model, test.x, test.classes, weights=weights).to(choose_device(device, "cpu"))
+    test = test.to(choose_device(device, "cpu"))
+    rows: list[Row] = []
+    with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
+        bar = progress.add_task("attacks", total=len(chosen) * test.n)
+        for attack in chosen:
+            progress.update(bar, description=attack_id(attack))
+            before = len(rows) * test.n
+            outcome = attack(
+                network,
+                test.x,
+                test.y,
+                seed=seed,
+                box=test.box,
+                on_batch=lambda done, before=before: progress.update(bar, completed=before + done),  # type: ignore[misc]
+            )
+            rows.append(_row(attack, outcome))
+            if out is not None:
+                _store(out, attack_id(attack), outcome_frame(outcome))
+    accuracy = float(outcome.correct.double().mean())
+    if as_json:
+        print(json.dumps(_plain(model, test, accuracy, rows), indent=1))
+    else:
+        console.print(_table(model, test, accuracy, rows))
+
+
+def _attacks(text: str, eps: str | None) -> list[Attack]:
+    budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
+    chosen: list[Attack] = []
+    for name in split_list("attacks", text, str, "names with commas"):
+        if name not in attack_library.ATTACKS:
+            raise one_of("attack", name, attack_library.ATTACKS)
+        fixed = "eps" in attack_library.ATTACKS[name].__dataclass_fields__
+        chosen += [
+            attack_library.make({"name": name} | ({"eps": e} if e is not None else {})) for e in (budgets if fixed and budgets else [None])
+        ]
+    return chosen
+
+
+def _row(attack: Attack, outcome: AttackOutcome) -> Row:
+    frame = outcome_frame(outcome)
+    metrics = attack_metrics(
+        label=frame["label"],
+        clean=frame["clean"],
+        adversarial=frame["adversarial"],
+        success=frame["success"],
+        distance=frame["distance"],
+        zero_gradient=frame["zero_gradient"],
+        fixed_budget=attack.budget is not None,
+    )
+    failures = mean_distance(frame["distance"]).failures
+    return Row(
+        id=attack_id(attack),
+        attack=attack,
+        metrics=metrics,
+        failures=failures,
+        queries=float((frame["forwards"] + frame["backwards"]).mean()),
+    )
+
+
+def _store(out: Path, identity: str, frame: pd.DataFrame) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(out / f"{identity}.parquet", index=False)
+    except OSError as error:
+        raise InputError("out", str(out), f"a folder that can be written ({error.strerror})") from None
+
+
+def _plain(model: str, test: Samples, accuracy: float, rows: list[Row]) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        "model": model,
+        "data": test.name,
+        "samples": test.n,
+        "accuracy": accuracy,
+        "attacks": [
+            {
+                "id": row.id,
+                "norm": row.attack.threat.name,
+                "domain": row.attack.domain,
+                "eps": row.attack.budget,
+                "config": attack_library.config_of(row.attack),
+                "failures": row.failures,
+                "queries": row.queries,
+            }
+            | {name: number(value) for name, value in row.metrics.items()}
+            for row in rows
+        ],
+    }
+
+
+def _table(model: str, test: Samples, accuracy: float, rows: list[Row]) -> Table:
+    half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / test.n)
+    title = f"{model} on {test.n} samples of {test.name}: accuracy {accuracy:.3f} ± {half:.3f} (95 %, over samples)"
+    table = Table(title=title, title_justify="left")
+    for column in ("attack", "norm", "domain", "accuracy left", "mean distance", "median distance", "failed", "zero gradient", "queries"):
+        table.add_column(column, justify="left" if column in ("attack", "norm", "domain") else "right")
+    for row in rows:
+        shown = row.metrics
+        left = f"{shown['r_inf']:.3f}" if "r_inf" in shown else ""
+        mean = "" if "r_2" not in shown else (f"{shown['r_2']:.3f}" if math.isfinite(shown["r_2"]) else "void: > 1 % failed")
+        median = f"{shown['median_distance']:.3f}" if "median_distance" in shown else ""
+        table.add_row(
+            row.id,
+            row.attack.threat.name,
+            row.attack.domain,
+            left,
+            mean,
+            median,
+            str(row.failures),
+            f"{shown['zero_gradient']:.1%}",
+            f"{row.queries:.0f}",
+        )
+    return table

@@ -1,0 +1,112 @@
+"""Flags laid over a study file or a preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isogrid import attacks as attack_library, data as data_library
+from isogrid.cli.app import split_list
+from isogrid.core.errors import InputError, one_of
+from isogrid.study.spec import PRESETS, Spec, preset_data, read_yaml
+
+
+def specification(study: Path | None, preset: str | None, flags: dict[str, Any]) -> Spec:
+    """The specification of `isogrid run`: a file or a preset, with the flags that were given on top."""
+    if study is not None and preset is not None:
+        raise InputError("preset", preset, "either a study file or a preset, not both")
+    if preset is not None and preset not in PRESETS:
+        raise one_of("preset", preset, PRESETS)
+    base = read_yaml(study) if study is not None else preset_data(preset or "quick")
+    if not isinstance(base, dict):
+        raise InputError("study", str(study), "a YAML mapping of settings")
+    base = dict(base)
+    if study is not None:
+        base.setdefault("name", study.stem)
+    _lay(base, flags)
+    base["data"] = _available(base.get("data", {}))
+    return Spec.parse(base)
+
+
+def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
+    if flags["data"] is not None:
+        request = data_library.parse(flags["data"])
+        cut = {"train": request.train, "test": request.test}
+        base["data"] = {"name": _without_options(flags["data"])} | {k: v for k, v in cut.items() if v is not None}
+    labels = None if flags["classes"] is None else split_list("classes", flags["classes"], int, "labels as 1,7")
+    if labels is None and flags["data"] is not None and data_library.parse(flags["data"]).classes is not None:
+        labels = list(data_library.parse(flags["data"]).classes or ())
+    if flags["model"] is not None:
+        base["models"] = [{"name": name} for name in split_list("model", flags["model"], str, "names with commas")]
+    if labels is not None or flags["weights"] is not None:
+        models = [{"name": m} if isinstance(m, str) else dict(m) for m in base.get("models", ["lenet-300-100"])]
+        if flags["weights"] is not None and len(models) != 1:
+            raise InputError("weights", flags["weights"], "exactly one --model beside it")
+        for model in models:
+            model |= {} if labels is None else {"classes": labels}
+            model |= {} if flags["weights"] is None else {"weights": flags["weights"]}
+        base["models"] = models
+    for field in ("method", "rounds"):
+        if flags[field] is not None:
+            base["pruning"] = dict(base.get("pruning", {})) | {field: flags[field]}
+    if flags["seeds"] is not None:
+        base["seeds"] = flags["seeds"]
+    if flags["attacks"] is not None or flags["eps"] is not None:
+        base["attacks"] = _attacks(base, flags["attacks"], flags["eps"])
+        names = {a["name"] if isinstance(a, dict) else a for a in base["attacks"]}
+        twin = dict(base.get("twin", {}))
+        if twin.get("attacks") is not None:
+            twin["attacks"] = [name for name in twin["attacks"] if name in names] or None
+            base["twin"] = twin
+    base["device"] = choose_device(flags["device"], base.get("device", "cpu"))
+
+
+def _without_options(text: str) -> str:
+    head, _, tail = text.rpartition(":")
+    return head if "=" in tail and head else text
+
+
+def _attacks(base: dict[str, Any], text: str | None, eps: str | None) -> list[dict[str, Any]]:
+    """The attacks named by the flags; one that the base names already keeps its other parameters."""
+    known = {}
+    for entry in base.get("attacks", []):
+        entry = {"name": entry} if isinstance(entry, str) else dict(entry)
+        known[entry["name"]] = entry
+    names = list(known) if text is None else split_list("attacks", text, str, "names with commas")
+    budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
+    chosen = []
+    for name in names:
+        if name not in attack_library.ATTACKS:
+            raise one_of("attack", name, attack_library.ATTACKS)
+        entry = dict(known.get(name, {"name": name}))
+        if budgets is not None and "eps" in attack_library.ATTACKS[name].__dataclass_fields__:
+            entry["eps"] = budgets
+        chosen.append(entry)
+    return chosen
+
+
+def _available(data: Any) -> Any:
+    """The first of `a|b|c` that can be had on this machine."""
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or "|" not in str(data.get("name", "")):
+        return data
+    names = str(data["name"]).split("|")
+    for name in names[:-1]:
+        try:
+            data_library.load(name, train=data.get("train"), test=data.get("test"))
+        except InputError:
+            continue
+        return data | {"name": name}
+    return data | {"name": names[-1]}
+
+
+def choose_device(flag: str, configured: str) -> str:
+    """`auto` keeps what the study says; cuda must be there."""
+    chosen = configured if flag == "auto" else flag
+    if chosen not in ("cpu", "cuda"):
+        raise one_of("device", chosen, ("auto", "cpu", "cuda"))
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", chosen, "cpu: this machine has no usable CUDA device")
+    return chosen

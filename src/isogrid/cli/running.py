@@ -1,0 +1,130 @@
+"""`isogrid run` and `isogrid report` on the terminal: the plan, the progress, what is said at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from isogrid.core.errors import InputError, IsogridError
+from isogrid.core.files import read_json
+from isogrid.engines import Event
+from isogrid.report import build_report, compare, print_summary
+from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
+from isogrid.study.spec import Spec
+from isogrid.study.store import Store
+from isogrid.study.tasks import Plan, plan
+
+
+def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_json: bool, console: Console) -> None:
+    """Plan, say what it will take, run, report."""
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    if count < 1:
+        raise InputError("workers", workers, "an integer >= 1")
+    study = plan(spec, out.resolve())
+    expected = forecast(study, out.resolve(), count)
+    if dry_run:
+        _print_plan(study, expected, out, count, as_json)
+        return
+    Store(out.resolve()).open()
+    source = f"{spec.data.name}, {', '.join(model.title for model in spec.models)}, {spec.seeds} seeds, {spec.pruning.rounds} rounds"
+    console.print(
+        f"[bold]{spec.name}[/bold]: {source}. {expected.tasks - expected.finished} of {expected.tasks} tasks to do, "
+        f"about {pretty_seconds(expected.seconds)} on {count} workers -> {out}",
+        highlight=False,
+    )
+    started = time.monotonic()
+    with _Bar(study, out, console) as bar:
+        run_study(spec, out, workers=count, on_event=bar.event, planned=study)
+    page = build_report(out)
+    summary = read_json(out / "summary.json")
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print_summary(out, Console())
+    console.print(f"done in {pretty_seconds(time.monotonic() - started)}: {page}", highlight=False)
+    if summary["failures"]:
+        first = summary["failures"][0]
+        raise IsogridError(f"{len(summary['failures'])} tasks failed, the first: {first['task']}: {first['reason']} (the report lists all)")
+
+
+def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
+    """`isogrid report`: tables and page of one study anew, or several studies on one page."""
+    studies = [open_study(folder) for folder in folders]
+    for study in studies:
+        write_study_tables(study)
+        page = build_report(study.folder)
+    if len(studies) > 1:
+        page = compare([study.folder for study in studies], out or Path("comparison.html"))
+    console.print(str(page), highlight=False)
+
+
+class _Bar:
+    """One bar over the whole study, in expected seconds; plain lines where there is no terminal."""
+
+    def __init__(self, study: Plan, out: Path, console: Console) -> None:
+        self.console = console
+        self.total = sum(task.cost for task in missing(study, out.resolve()))
+        self.done, self.said, self.started = 0.0, 0, time.monotonic()
+        self.running: list[str] = []
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        self.bar = self.progress.add_task("starting workers", total=max(self.total, 1e-9))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def event(self, event: Event) -> None:
+        if event.kind == "started":
+            self.running.append(event.task.label)
+        elif event.task.label in self.running:
+            self.running.remove(event.task.label)
+        if event.kind in ("finished", "failed", "skipped"):
+            self.done += event.task.cost
+        if event.kind in ("retried", "failed"):
+            self.progress.console.print(f"{event.kind}: {event.task.label}: {event.reason}", highlight=False, markup=False)
+        self.progress.update(self.bar, completed=self.done, description=self.running[-1][:60] if self.running else "tables")
+        share = int(10 * self.done / max(self.total, 1e-9))
+        if not self.console.is_terminal and share > self.said:
+            self.said = share
+            elapsed = time.monotonic() - self.started
+            left = elapsed * (self.total - self.done) / max(self.done, 1e-9)
+            self.console.print(f"{share * 10:3d} %  {pretty_seconds(elapsed)} elapsed, about {pretty_seconds(left)} left", highlight=False)
+
+
+def _print_plan(study: Plan, expected: Forecast, out: Path, workers: int, as_json: bool) -> None:
+    if as_json:
+        kinds = {kind: {"tasks": count, "seconds": round(seconds, 1)} for kind, (count, seconds) in expected.by_kind.items()}
+        plan_ = {"out": str(out), "workers": workers, "tasks": expected.tasks, "finished": expected.finished, "kinds": kinds}
+        print(json.dumps(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes}, indent=1))
+        return
+    console = Console()
+    table = Table(title=f"{study.spec.name} -> {out}", title_justify="left")
+    for column in ("task", "to do", "expected CPU time"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for kind, (count, seconds) in expected.by_kind.items():
+        table.add_row(kind, str(count), pretty_seconds(seconds))
+    console.print(table)
+    console.print(
+        f"{expected.finished} of {expected.tasks} tasks are finished; the rest takes about {pretty_seconds(expected.seconds)} on "
+        f"{workers} workers and {expected.bytes / 1e6:.0f} MB of disk. Nothing was written.",
+        highlight=False,
+    )

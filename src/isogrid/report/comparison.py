@@ -1,0 +1,154 @@
+"""Several studies on one page. What belongs here: what they share, side by side. What does not: the page of one study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isogrid.core.errors import InputError
+from isogrid.core.files import write_text
+from isogrid.report import figures
+from isogrid.report.advice import Advice, advice
+from isogrid.report.page import Numbering, facts, render
+from isogrid.report.style import MARKERS, SERIES, Drawing, drawing_style, finish, new_figure, slugify
+from isogrid.report.tables import Curve, Group, Study, read_study
+from isogrid.report.verdicts import Claim, claims
+from isogrid.report.words import CLAIMS, attack_label, group_title, joined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One model of one study."""
+
+    study: str
+    model: str
+    source: Study
+    answers: tuple[Advice | None, ...] = ()
+
+
+def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> Path:
+    """Write one self-contained page that sets several studies side by side; returns its path.
+
+    Curves meet in a figure only where attack, norm, domain and budget are equal. Raises InputError for fewer than two folders, the
+    same folder twice, or a folder without a study.
+    """
+    if len({Path(folder).resolve() for folder in folders}) < max(len(folders), 2):
+        raise InputError("folders", " ".join(str(folder) for folder in folders), "two or more different study folders")
+    studies = [read_study(Path(folder)) for folder in folders]
+    names = _names(studies)
+    found = {
+        (name, model): {one.title: one for one in advice(study, model)}
+        for name, study in zip(names, studies, strict=True)
+        for model in study.models
+    }
+    questions = list(dict.fromkeys(title for answers in found.values() for title in answers))
+    lines = [
+        Line(study=name, model=model, source=study, answers=tuple(found[name, model].get(title) for title in questions))
+        for name, study in zip(names, studies, strict=True)
+        for model in study.models
+    ]
+    numbers = Numbering()
+    with drawing_style():
+        drawn = [numbers(drawing) for drawing in _overlays(lines)]
+    version = joined(sorted({str(study.summary.get("isogrid") or "?") for study in studies}))
+    page = render(
+        "comparison.html.j2",
+        title=" · ".join(names),
+        kicker=f"{len(studies)} studies compared",
+        version=version,
+        facts=[],
+        failures=[],
+        contents=[("result", "Recommendations"), ("claims", "Claims"), ("curves", "Robustness"), ("studies", "Studies")],
+        warning=_warning(studies),
+        questions=questions,
+        lines=lines,
+        claims=_claims(lines),
+        figures=drawn,
+        studies=[_row(name, study) for name, study in zip(names, studies, strict=True)],
+    )
+    write_text(Path(target), page)
+    return Path(target)
+
+
+def _names(studies: Sequence[Study]) -> list[str]:
+    """The studies' names, with the folder where two share one."""
+    plain = [study.name for study in studies]
+    return [
+        name if plain.count(name) == 1 else f"{name} ({study.folder.name or study.folder})"
+        for name, study in zip(plain, studies, strict=True)
+    ]
+
+
+def _warning(studies: Sequence[Study]) -> str:
+    told = []
+    data = {str((study.summary.get("data") or {}).get("name")) for study in studies}
+    if len(data) > 1:
+        told.append(f"These studies use different data ({joined(sorted(data))}): their distances and accuracies are not on one scale.")
+    if len({repr(sorted(study.tolerance.items())) for study in studies}) > 1:
+        told.append("Their tolerances differ, so “not worse than dense” does not mean the same in each.")
+    return " ".join(told)
+
+
+def _claims(lines: Sequence[Line]) -> list[tuple[int, str, list[Claim | None]]]:
+    judged = [{claim.number: claim for claim in claims(line.source, line.model)} for line in lines]
+    return [(number, CLAIMS.get(number, ""), [one.get(number) for one in judged]) for number in sorted({k for one in judged for k in one})]
+
+
+def _row(name: str, study: Study) -> dict[str, str]:
+    attacks = [
+        f"{attack_label(str(row.get('name')))}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")
+    ]
+    return {
+        "name": name,
+        "data": dict(facts(study)).get("Data", ""),
+        "seeds": str(study.seeds),
+        "method": study.method,
+        "attacks": ", ".join(attacks),
+        "failures": str(len(study.rows("failures"))),
+        "version": str(study.summary.get("isogrid") or ""),
+    }
+
+
+def _overlays(lines: Sequence[Line]) -> list[Drawing]:
+    """A figure per (metric, threat, attack) that two or more models have, envelopes first; and one of the accuracy."""
+    shared: dict[tuple[Group, str], list[tuple[int, Line, Curve]]] = {}
+    for place, line in enumerate(lines):
+        study = line.source
+        for curve in study.select(line.model, method=study.method, metric="accuracy"):
+            shared.setdefault((curve.group, ""), []).append((place, line, curve))
+        for group in study.groups(line.model):
+            for curve in study.attacks(line.model, group):
+                shared.setdefault((group, curve.attack), []).append((place, line, curve))
+    order = sorted(shared, key=lambda key: (key[0].metric == "accuracy", not key[1].startswith("envelope"), *key[0].order, key[1]))
+    return [_overlay(group, attack, shared[group, attack]) for group, attack in order if len(shared[group, attack]) > 1]
+
+
+def _overlay(group: Group, attack: str, drawn: Sequence[tuple[int, Line, Curve]]) -> Drawing:
+    figure = new_figure(figures.WIDTH, 2.75)
+    axes = figure.subplots()
+    states: set[str] = set()
+    keys, several, sparsities = [], False, list[float]()
+    for place, line, curve in drawn:
+        colour, marker, dashed = SERIES[place % len(SERIES)][0], MARKERS[place % len(MARKERS)], place >= len(SERIES)
+        states |= figures.draw_curve(
+            axes, curve, figures.positions(curve, line.source.sparsities(line.model)), colour, marker, dashed=dashed
+        )
+        keys.append(figures.key(f"{line.study}: {line.model}", colour, marker, **({"ls": (0, (4, 2))} if dashed else {})))
+        sparsities += [point.sparsity for point in curve.points]
+        several |= any(point.sd == point.sd for point in curve.points)
+    figures.finish_axes(axes, group, sparsities)
+    colour = SERIES[drawn[0][0] % len(SERIES)][0]
+    figures.add_legend(
+        figure, keys + figures.legend_keys(states=states, twin=False, dense=False, band=several, colour=colour, tolerance=False), columns=1
+    )
+    title = "Accuracy without attack" if group.metric == "accuracy" else f"{attack_label(attack)}: {group_title(group)}"
+    alt = f"{title} against sparsity, for {joined([f'{line.model} of {line.study}' for _, line, _ in drawn])}."
+    return finish(
+        figure,
+        None,
+        slug=slugify("comparison", group.metric, attack, group.norm, group.domain, group.eps),
+        title=title,
+        alt=alt,
+        caption="",
+    )

@@ -1,0 +1,257 @@
+"""What a study left in its folder, read back. What belongs here: the stored tables as typed values. What does not: words, drawing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from isogrid.core.errors import InputError
+from isogrid.core.files import load_tensors, read_json
+
+TWIN = "dense"
+"""The method of the control: as many rounds of training, no pruning."""
+ENVELOPE, THEORY = "envelope", "theory"
+BUDGETED = ("r_inf", "robust_accuracy")
+"""Accuracy left under a budget: r_inf in l_inf, robust_accuracy in other norms."""
+DISTANCES = ("r_2", "mean_distance")
+"""Mean size of the smallest perturbation: r_2 in l2, mean_distance in other norms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One level of one curve: mean and sd over seeds, the 95 % crossed interval [low, high], and what the level is worth as evidence."""
+
+    level: int
+    sparsity: float
+    mean: float
+    sd: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    seeds: int = 0
+    n: int = 0
+    saturated: bool = False
+    collapsed: bool = False
+    void: bool = False
+
+    @property
+    def left(self) -> float:
+        """Share of weights left, 1 - sparsity."""
+        return 1.0 - self.sparsity
+
+    @property
+    def state(self) -> str:
+        """`sound`, or why the level is no evidence: `collapsed`, `void` or `saturated` (the gravest one that holds)."""
+        for name in ("collapsed", "void", "saturated"):
+            if getattr(self, name):
+                return name
+        return "sound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What may be compared in one figure: one metric under one threat model (norm, domain, eps)."""
+
+    metric: str
+    norm: str
+    domain: str
+    eps: float | None
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sorts accuracies under a budget before distances, l_inf before l2, small budgets before large ones."""
+        return (not self.budgeted, self.norm != "linf", self.domain, self.eps if self.eps is not None else -1.0)
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether the metric is an accuracy under a budget, in [0, 1] (else a distance)."""
+        return self.metric in BUDGETED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One metric of one attack along the levels of one model and method; points in the order of their levels."""
+
+    model: str
+    method: str
+    attack: str
+    group: Group
+    points: tuple[Point, ...]
+
+    def at(self, level: int) -> Point | None:
+        """The point of that level, None where it was not measured."""
+        return next((point for point in self.points if point.level == level), None)
+
+    @property
+    def name(self) -> str:
+        """The attack's name without its budget: fgs of fgs@0.1."""
+        return self.attack.split("@", 1)[0]
+
+    @property
+    def is_envelope(self) -> bool:
+        """Whether this is the per-sample minimum over the attacks of its group."""
+        return self.name == ENVELOPE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The stored tables of one study folder. `frontier` is empty, `claims` and `gallery` too, where the study left none."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    curves: tuple[Curve, ...]
+    claims: tuple[Mapping[str, Any], ...]
+    frontier: pd.DataFrame
+    settings: str
+    gallery: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.summary.get("name") or self.folder.name)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models in the order of the specification; one that only appears in a curve comes last."""
+        listed = [str(model) for model in self.summary.get("models") or ()]
+        return tuple(dict.fromkeys([*listed, *(curve.model for curve in self.curves)]))
+
+    @property
+    def method(self) -> str:
+        """The pruning method whose levels the study is about."""
+        return str(self.summary.get("method") or "progressive")
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds asked for."""
+        return int(self.summary.get("seeds") or 0)
+
+    @property
+    def tolerance(self) -> Mapping[str, float]:
+        """The tolerances of the study: r_inf and accuracy in points, distance relative."""
+        return dict(self.summary.get("tolerance") or {})
+
+    def rows(self, key: str, model: str | None = None) -> tuple[Mapping[str, Any], ...]:
+        """The list `key` of summary.json (audit, failures, transfer, recommendation, ...), of one model if given."""
+        rows = [row for row in self.summary.get(key) or () if isinstance(row, Mapping)]
+        return tuple(row for row in rows if model is None or row.get("model") == model)
+
+    def select(
+        self, model: str, *, method: str | None = None, metric: str | None = None, group: Group | None = None, attack: str | None = None
+    ) -> tuple[Curve, ...]:
+        """The curves of a model, narrowed by whatever is given."""
+        return tuple(
+            curve
+            for curve in self.curves
+            if curve.model == model
+            and (method is None or curve.method == method)
+            and (metric is None or curve.group.metric == metric)
+            and (group is None or curve.group == group)
+            and (attack is None or curve.attack == attack)
+        )
+
+    def one(self, model: str, method: str, group: Group, attack: str) -> Curve | None:
+        """The one curve of an attack in a group, None where the study has none."""
+        return next(iter(self.select(model, method=method, group=group, attack=attack)), None)
+
+    def groups(self, model: str) -> tuple[Group, ...]:
+        """The threat models under which the pruned levels of `model` have r_inf or r_2, in reading order."""
+        found = {c.group for c in self.select(model, method=self.method) if c.group.metric in (*BUDGETED, *DISTANCES) and c.name != THEORY}
+        return tuple(sorted(found, key=lambda group: group.order))
+
+    def attacks(self, model: str, group: Group) -> tuple[Curve, ...]:
+        """The curves of one group: the envelope first, then the attacks in the order of the specification."""
+        order = {str(row.get("id")): place for place, row in enumerate(self.rows("attacks"))}
+        curves = [c for c in self.select(model, method=self.method, group=group) if c.name != THEORY]
+        return tuple(sorted(curves, key=lambda c: (not c.is_envelope, order.get(c.attack, len(order)), c.attack)))
+
+    def sparsities(self, model: str) -> dict[int, float]:
+        """Level -> sparsity of the pruned network (a dense twin is drawn at the level whose training it shares)."""
+        return {point.level: point.sparsity for curve in self.select(model, method=self.method) for point in curve.points}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    return Point(
+        level=int(row["level"]),
+        sparsity=min(max(_number(row.get("sparsity")), 0.0), 1.0),
+        mean=_number(row.get("mean")),
+        sd=_number(row.get("sd")),
+        low=_number(row.get("low")),
+        high=_number(row.get("high")),
+        seeds=int(row.get("seeds") or 0),
+        n=int(row.get("n") or 0),
+        saturated=bool(row.get("saturated")),
+        collapsed=bool(row.get("collapsed")),
+        void=bool(row.get("void")),
+    )
+
+
+def _curves(rows: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
+    curves = []
+    for row in rows:
+        eps = _number(row.get("eps"))
+        group = Group(
+            metric=str(row.get("metric") or ""),
+            norm=str(row.get("norm") or ""),
+            domain=str(row.get("domain") or ""),
+            eps=None if math.isnan(eps) else eps,
+        )
+        points = tuple(sorted((_point(point) for point in row.get("points") or ()), key=lambda point: point.level))
+        curves.append(
+            Curve(
+                model=str(row["model"]),
+                method=str(row.get("method") or "progressive"),
+                attack=str(row.get("attack") or ""),
+                group=group,
+                points=points,
+            )
+        )
+    return tuple(curves)
+
+
+def _json(path: Path, otherwise: Any) -> Any:
+    """The JSON value at `path`, `otherwise` where there is no file; a broken file is the user's to know about."""
+    if not path.is_file():
+        return otherwise
+    try:
+        return read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(str(path), f"not JSON ({error})", "the file as the study wrote it; run the study again to rebuild it") from None
+
+
+def read_study(folder: Path) -> Study:
+    """Read the tables of a finished or partly failed study.
+
+    Raises InputError where `folder` holds no summary.json; every other table is optional and read as empty where it is missing.
+    """
+    folder = Path(folder)
+    if not (folder / "summary.json").is_file():
+        raise InputError("folder", str(folder), "a study folder with a summary.json, as `isogrid run --out DIR` leaves it")
+    summary = _json(folder / "summary.json", {})
+    if not isinstance(summary, Mapping):
+        raise InputError(str(folder / "summary.json"), type(summary).__name__, "a JSON object, as the study wrote it")
+    claims: Sequence[Any] = _json(folder / "claims.json", [])
+    frontier, settings, gallery = folder / "frontier.parquet", folder / "study.yaml", folder / "gallery.safetensors"
+    try:
+        curves = _curves(summary.get("curves") or ())
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(str(folder / "summary.json"), f"curves ({error})", "curves as the study wrote them") from None
+    return Study(
+        folder=folder,
+        summary=summary,
+        curves=curves,
+        claims=tuple(claim for claim in claims if isinstance(claim, Mapping)),
+        frontier=pd.read_parquet(frontier) if frontier.is_file() else pd.DataFrame(),
+        settings=settings.read_text(encoding="utf-8") if settings.is_file() else "",
+        gallery=load_tensors(gallery, "gallery") if gallery.is_file() else {},
+    )

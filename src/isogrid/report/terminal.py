@@ -1,0 +1,118 @@
+"""What `isogrid run` prints at its end: frontier, claims, recommendation. What does not belong here: HTML, judging."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from isogrid.report.advice import advice, headline, marks
+from isogrid.report.figures import headline as strongest
+from isogrid.report.frontier import Cell, Column, Frontier, frontier
+from isogrid.report.tables import Study, read_study
+from isogrid.report.verdicts import claims
+from isogrid.report.words import attack_label, eps_text, metric_symbol
+
+TONES = {"good": "green", "bad": "red", "open": "yellow", "none": "dim"}
+MAX_MEASURES = 3
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+_SYMBOLS = {"saturated": "~", "collapsed": "x", "void": "!"}
+
+
+def bar(share: float, width: int = 8, *, ascii_only: bool = False) -> str:
+    """A horizontal bar of `width` characters for a share in [0, 1].
+
+    >>> bar(0.5, 4), bar(1.0, 2), bar(0.5, 4, ascii_only=True)
+    ('██  ', '██', '##  ')
+    """
+    share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
+    if ascii_only:
+        return ("#" * round(share * width)).ljust(width)
+    eighths = round(share * width * 8)
+    return (_BLOCKS[8] * (eighths // 8) + (_BLOCKS[eighths % 8] if eighths % 8 else "")).ljust(width)
+
+
+def print_summary(folder: Path, console: Console) -> None:
+    """Print the frontier, the claims and the recommendation of each model of a study, from its stored tables.
+
+    Raises InputError where the folder holds no study.
+    """
+    study = read_study(Path(folder))
+    ascii_only = console.options.ascii_only
+    for model in study.models:
+        found = advice(study, model)
+        table = frontier(study, model, marks(found))
+        console.print()
+        if table.columns:
+            console.print(_table(study, table, ascii_only))
+            if table.states:
+                console.print(Text("  " + ", ".join(f"{_SYMBOLS[state]} {state}: {why}" for state, why in table.states), style="dim"))
+        else:
+            console.print(Text(f"{model}: no level was measured", style="red"))
+        _print_claims(study, model, console)
+        console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
+    failures = study.rows("failures")
+    if failures:
+        console.print(
+            Text(f"\n{len(failures)} task{'s' if len(failures) != 1 else ''} failed; what depends on them is missing.", style="red")
+        )
+
+
+def _print_claims(study: Study, model: str, console: Console) -> None:
+    judged = [claim for claim in claims(study, model) if claim.verdict != "not applicable"]
+    for claim in judged:
+        effects = "; ".join(f"{part.measure} {part.effect} ({part.interval})" for part in claim.parts)
+        text = Text.assemble(
+            ("  Claim ", "bold"),
+            (str(claim.number), "bold"),
+            "  ",
+            (f"{claim.sign} {claim.verdict}", TONES[claim.tone]),
+            f"  {claim.title}",
+        )
+        console.print(text)
+        told = effects or claim.reason
+        if told:
+            console.print(Text(f"           {told}", style="dim"))
+
+
+def _chosen(study: Study, table: Frontier) -> list[int]:
+    """The columns that a terminal has room for: accuracy, then the headline of each threat model."""
+    picked = [k for k, column in enumerate(table.columns) if column.group.metric == "accuracy"][:1]
+    for group in study.groups(table.model):
+        main = strongest(study.attacks(table.model, group))
+        picked += [k for k, column in enumerate(table.columns) if column.group == group and column.attack == main.attack]
+    return picked[: 1 + MAX_MEASURES]
+
+
+def _table(study: Study, table: Frontier, ascii_only: bool) -> Table:
+    picked = _chosen(study, table)
+    tops = {k: max((c.value for line in table.pruned if (c := line.cells[k]) and math.isfinite(c.value)), default=0.0) for k in picked}
+    shown = Table(title=Text(table.model, style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False)
+    shown.add_column("sparsity", justify="right")
+    for k in picked:
+        shown.add_column(_title(table.columns[k]), no_wrap=True)
+    shown.add_column("")
+    for line in table.pruned:
+        cells = [
+            _cell(line.cells[k], tops[k], ascii_only, bars=k != picked[0] or table.columns[k].group.metric != "accuracy") for k in picked
+        ]
+        shown.add_row(line.label, *cells, Text(", ".join(line.marks), style="cyan"), style="bold" if line.marks else "")
+    return shown
+
+
+def _title(column: Column) -> Text:
+    if column.group.metric == "accuracy":
+        return Text("accuracy")
+    detail = " ".join(part for part in (attack_label(column.attack), eps_text(column.group.eps), column.group.domain) if part)
+    return Text.assemble(metric_symbol(column.group), "\n", (detail, "dim"))
+
+
+def _cell(cell: Cell | None, top: float, ascii_only: bool, *, bars: bool) -> Text:
+    if cell is None or not math.isfinite(cell.value):
+        return Text("–", style="dim")
+    sign = _SYMBOLS.get(cell.state, " ")
+    text = f"{cell.mean}{sign}" + (bar(cell.value / top if top else 0.0, ascii_only=ascii_only) if bars else "")
+    return Text(text, style="dim" if cell.state else "")

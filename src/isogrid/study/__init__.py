@@ -1,0 +1,1 @@
+"""The study: specification, tasks, store, run, tables, claims."""

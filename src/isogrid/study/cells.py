@@ -1,0 +1,282 @@
+"""What a worker does for one cell: train a level, attack a level, compute the theory of a linear level. Not here: which cells there are."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from isogrid import attacks, data, models
+from isogrid.attacks import transfer_matrix
+from isogrid.attacks.base import AttackOutcome, as_classifier, batch_rows, frozen, margin
+from isogrid.core.errors import ModelError
+from isogrid.core.files import canonical
+from isogrid.core.random import derive
+from isogrid.data import Samples, Split
+from isogrid.sparsity import PRUNERS, Masks, live_outputs, prunable
+from isogrid.study.store import Cell, Store
+from isogrid.theory import linear_theory, linear_weights
+from isogrid.training import EarlyStop, FitConfig, OptimizerConfig, fit
+
+EXAMPLES = 12
+"""How many of the first test samples keep their adversarial example, for the gallery."""
+
+
+def load_split(configuration: dict[str, Any]) -> Split:
+    """The samples of a data configuration (as in a task's key); kept for the life of the process."""
+    return _load_split(canonical({k: v for k, v in configuration.items() if k != "digest"}))
+
+
+@lru_cache(maxsize=4)
+def _load_split(text: str) -> Split:
+    values = json.loads(text)
+    classes = values["classes"]
+    return data.load(values["name"], train=values["train"], test=values["test"], classes=None if classes is None else tuple(classes))
+
+
+def build_model(configuration: dict[str, Any], samples: Samples, seed: int, device: str) -> nn.Module:
+    """The network of a model configuration, freshly initialised from (seed, "init"), in channels_last where it sees images."""
+    model = models.build(configuration["name"], samples.shape, samples.classes, derive(seed, "init"))
+    if len(samples.shape) == 3:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device)
+
+
+def train(
+    root: str,
+    key: str,
+    *,
+    data: dict[str, Any],
+    model: dict[str, Any],
+    seed: int,
+    level: int,
+    fit_config: dict[str, Any],
+    pruner: dict[str, Any] | None,
+    parent: str | None,
+    weights: str | None,
+    device: str,
+) -> None:
+    """Train level 0 from scratch, or prune the parent level and retrain, or take the user's `weights`; store weights and masks."""
+    started = time.process_time()
+    store, split = Store(Path(root)), load_split(data)
+    network = build_model(model, split.train, seed, device)
+    masks = Masks.dense(network)
+    if parent is not None and pruner is not None:
+        before = store.read(parent)
+        network.load_state_dict(before.tensors("weights"))
+        masks = Masks(before.tensors("masks"))
+        settings = {k: v for k, v in pruner.items() if k != "method"}
+        masks = PRUNERS[pruner["method"]](**settings).prune(network, Masks({n: m.to(device) for n, m in masks.items()}))
+    elif weights is not None:
+        models.load_weights(network, Path(weights))
+        masks = Masks.of_zeros(network)
+    losses: tuple[float, ...] = ()
+    if weights is None:
+        settings = fit_config | {
+            "optimizer": OptimizerConfig(**fit_config["optimizer"]),
+            "early_stop": None if fit_config["early_stop"] is None else EarlyStop(**fit_config["early_stop"]),
+        }
+        x, y = split.train.x.to(device), split.train.y.to(device)
+        losses = fit(network, x, y, FitConfig(**settings), seed=seed, purpose=("level", level), masks=masks).losses
+    records, metrics = evaluate(network, split.test, device)
+    metrics |= {
+        "sparsity": masks.sparsity,
+        "kept": masks.kept,
+        "total": masks.total,
+        "layers": {name: int(mask.sum()) for name, mask in masks.items()},
+        "masks": masks.digest(),
+        "loss": losses[-1] if losses else None,
+        "epochs": len(losses),
+    }
+    tensors = {"weights": {k: v.contiguous() for k, v in network.state_dict().items()}, "masks": dict(masks)}
+    with store.write(key) as cell:
+        cell.put(metrics=metrics, cpu_seconds=time.process_time() - started, records=records, tensors=tensors)
+
+
+def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Per-sample predictions on the clean test samples, and whether the level has collapsed."""
+    x, y = test.x.to(device), test.y.to(device)
+    with frozen(network), torch.no_grad():
+        function = as_classifier(network, x, y)
+        z = torch.cat([function(part) for part in torch.split(x, batch_rows(network, x, 2))])
+    prediction = z.argmax(1)
+    gap = margin(z, y)
+    frame = pd.DataFrame(
+        {
+            "sample": np.arange(len(y)),
+            "label": _numpy(y),
+            "prediction": _numpy(prediction),
+            "margin": _numpy(gap.double()),
+            "largest_gap": _numpy((z.amax(1) - z.amin(1)).double()),
+        }
+    )
+    live = live_outputs(network, x)
+    constant = bool((prediction == prediction[0]).all())
+    return frame, {
+        "accuracy": float((prediction == y).double().mean()),
+        "dead_outputs": int((~live).sum()),
+        "constant": constant,
+        "collapsed": constant or not bool(live.all()),
+        "probabilities": bool(((z >= 0).all() & ((z.sum(1) - 1).abs() < 1e-4).all()).item()),
+    }
+
+
+def _network(root: str, train_key: str, data: dict[str, Any], model: dict[str, Any], device: str) -> nn.Module:
+    network = build_model(model, load_split(data).train, 0, device)
+    network.load_state_dict(Store(Path(root)).read(train_key).tensors("weights"))
+    return network.eval()
+
+
+@lru_cache(maxsize=2)
+def _trained(root: str, train_key: str, data_text: str, model_text: str, device: str) -> nn.Module:
+    return _network(root, train_key, json.loads(data_text), json.loads(model_text), device)
+
+
+def trained(root: str, train_key: str, data: dict[str, Any], model: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """The network of a finished train cell, in eval mode; the last two stay in memory, for the attacks on the same level."""
+    return _trained(root, train_key, canonical(data), canonical(model), device)
+
+
+def attack(
+    root: str,
+    key: str,
+    *,
+    train_key: str,
+    data: dict[str, Any],
+    model: dict[str, Any],
+    seed: int,
+    config: dict[str, Any],
+    samples: int | None,
+    before: list[str],
+    device: str,
+) -> None:
+    """Attack the first `samples` test samples of a trained level and store one record per sample.
+
+    `before`: attack cells of the same threat; only samples that none of them broke are attacked, and only those have a record.
+    """
+    started = time.process_time()
+    test = load_split(data).test
+    network = trained(root, train_key, data, model, device)
+    rows = torch.arange(test.n if samples is None else min(samples, test.n))
+    for earlier_key in before:
+        earlier = Store(Path(root)).read(earlier_key).records
+        broken = torch.from_numpy(earlier.loc[(earlier["success"] | (earlier["clean"] != earlier["label"])), "sample"].to_numpy())
+        rows = rows[~torch.isin(rows, broken)]
+    if len(rows) == 0:
+        with Store(Path(root)).write(key) as cell:
+            cell.put(metrics={"n": 0}, cpu_seconds=time.process_time() - started, records=_no_records(), tensors={"examples": {}})
+        return
+    x, y = test.x[rows].to(device), test.y[rows].to(device)
+    outcome = attacks.make(config)(network, x, y, seed=derive(seed, "attack"), ids=rows, box=test.box)
+    shown = (
+        {}
+        if before
+        else {
+            "x_adv": outcome.x_adv[:EXAMPLES],
+            "success": outcome.success[:EXAMPLES],
+            "distance": outcome.distance[:EXAMPLES],
+            "prediction": outcome.adversarial[:EXAMPLES],
+        }
+    )
+    with Store(Path(root)).write(key) as cell:
+        put_outcome(cell, outcome, rows, time.process_time() - started, shown)
+
+
+def outcome_frame(outcome: AttackOutcome) -> pd.DataFrame:
+    """One record per sample: what an attack cell stores."""
+    return pd.DataFrame(
+        {
+            "sample": np.arange(len(outcome.label)),
+            "label": _numpy(outcome.label),
+            "clean": _numpy(outcome.clean),
+            "adversarial": _numpy(outcome.adversarial),
+            "success": _numpy(outcome.success),
+            "distance": _numpy(outcome.distance.double()),
+            "margin": _numpy(outcome.margin.double()),
+            "zero_gradient": _numpy(outcome.zero_gradient),
+            "forwards": _numpy(outcome.forwards),
+            "backwards": _numpy(outcome.backwards),
+        }
+    )
+
+
+def _no_records() -> pd.DataFrame:
+    """The records of an attack that had nothing left to attack."""
+    kinds = dict.fromkeys(("success", "zero_gradient"), "bool") | dict.fromkeys(("distance", "margin"), "float64")
+    names = ("sample", "label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "forwards", "backwards")
+    return pd.DataFrame({name: pd.Series(dtype=kinds.get(name, "int64")) for name in names})
+
+
+def put_outcome(cell: Cell, outcome: AttackOutcome, rows: Tensor, cpu_seconds: float, shown: dict[str, Tensor]) -> None:
+    """Store an outcome: per-sample records, the counts that tables need, examples for the gallery."""
+    frame = outcome_frame(outcome).assign(sample=_numpy(rows))
+    metrics = {
+        "n": len(frame),
+        "correct": int(outcome.correct.sum()),
+        "robust": int(outcome.robust.sum()),
+        "success": int(outcome.success.sum()),
+        "failed": int(outcome.failed.sum()),
+        "zero_gradient": int(outcome.zero_gradient.sum()),
+        "forwards": int(outcome.forwards.sum()),
+        "backwards": int(outcome.backwards.sum()),
+    }
+    cell.put(metrics=metrics, cpu_seconds=cpu_seconds, records=frame, tensors={"examples": shown})
+
+
+def theory(root: str, key: str, *, train_key: str, data: dict[str, Any], model: dict[str, Any], eps: list[float], device: str) -> None:
+    """The bounds and exact quantities of a linear level (PAPER.md, theory 1 and 2)."""
+    started = time.process_time()
+    test = load_split(data).test
+    network = trained(root, train_key, data, model, device)
+    affine = linear_weights(network, test.shape)
+    if affine is None:
+        raise ModelError("theory: the model is not affine in float64, though it was when the study was planned")
+    x, y = test.x.to(device), test.y.to(device)
+    rows = [row._asdict() for row in linear_theory(*affine, x, y, eps=eps, box=test.box).rows()]
+    exact = attacks.make({"name": "deepfool", "candidates": None, "overshoot": 0.0, "domain": "free"})
+    found = exact(network, x, y, box=test.box).distance.double()
+    rows.append({"metric": "r_2_deepfool", "norm": "l2", "domain": "free", "eps": math.nan, "value": float(found[found.isfinite()].mean())})
+    for row in rows:
+        row |= {name: None for name in ("eps", "value") if not math.isfinite(row[name])}
+    with Store(Path(root)).write(key) as cell:
+        cell.put(metrics={"rows": rows}, cpu_seconds=time.process_time() - started)
+
+
+def transfer(
+    root: str,
+    key: str,
+    *,
+    train_keys: list[str],
+    data: dict[str, Any],
+    model: dict[str, Any],
+    seed: int,
+    config: dict[str, Any],
+    samples: int | None,
+    device: str,
+) -> None:
+    """Accuracy of every level (columns) on what fools every level (rows), on the first `samples` test samples."""
+    started = time.process_time()
+    test = load_split(data).test
+    x, y = test.x[:samples].to(device), test.y[:samples].to(device)
+    networks = [_network(root, train_key, data, model, device) for train_key in train_keys]
+    matrix = transfer_matrix(networks, attacks.make(config), x, y, seed=derive(seed, "attack"), box=test.box)
+    with Store(Path(root)).write(key) as cell:
+        cell.put(metrics={"matrix": matrix.tolist(), "n": len(y)}, cpu_seconds=time.process_time() - started)
+
+
+def model_size(network: nn.Module) -> tuple[int, int]:
+    """(prunable weights, all parameters)."""
+    return sum(w.numel() for w in prunable(network).values()), sum(p.numel() for p in network.parameters())
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = tensor.cpu().numpy()
+    return array

@@ -1,0 +1,166 @@
+"""Running a study in a folder: plan, lock, run what is missing, write the tables. And opening what was run."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.files import write_text
+from isogrid.engines import Event, Task, local
+from isogrid.study import cells
+from isogrid.study.spec import Spec
+from isogrid.study.store import Store
+from isogrid.study.tables import write_tables
+from isogrid.study.tasks import LevelPlan, Plan, plan
+
+WORKER_START_SECONDS = 4.0
+"""Starting a worker and importing torch; for the forecast only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a study still has to do: tasks, of those finished, seconds on `workers` workers, bytes of disk."""
+
+    tasks: int
+    finished: int
+    seconds: float
+    bytes: int
+    by_kind: dict[str, tuple[int, float]]
+
+
+def missing(study: Plan, root: Path) -> list[Task]:
+    """The tasks whose cells are not there yet."""
+    store = Store(root)
+    return [task for task in study.tasks if not store.finished(task.key)]
+
+
+def forecast(study: Plan, root: Path, workers: int) -> Forecast:
+    """The expected time and disk of what is missing, from a measured gradient per model."""
+    todo = missing(study, root)
+    kinds: dict[str, tuple[int, float]] = {}
+    for task in todo:
+        kind = task.key.split("-")[0]
+        count, seconds = kinds.get(kind, (0, 0.0))
+        kinds[kind] = (count + 1, seconds + task.cost)
+    work = sum(seconds for _, seconds in kinds.values())
+    weights = max((model.weights for model in study.models), default=0)
+    trained, other = kinds.get("train", (0, 0))[0], len(todo) - kinds.get("train", (0, 0))[0]
+    return Forecast(
+        tasks=len(study.tasks),
+        finished=len(study.tasks) - len(todo),
+        seconds=work / workers + (WORKER_START_SECONDS if todo else 0.0),
+        bytes=trained * (5 * weights + 40_000) + other * 70_000,
+        by_kind=kinds,
+    )
+
+
+def run_study(
+    spec: Spec, out: Path, *, workers: int = 1, on_event: Callable[[Event], None] = lambda event: None, planned: Plan | None = None
+) -> Study:
+    """Run what is missing of a study in folder `out` and write its tables; continue where an earlier run stopped.
+
+    Cells are keyed by all of their configuration, so nothing finished is computed twice and no cell of another configuration is
+    used. Raises InputError for unusable input before anything is written.
+    """
+    out = out.resolve()
+    if workers < 1:
+        raise InputError("workers", workers, "an integer >= 1")
+    study = planned or plan(spec, out)
+    store = Store(out)
+    store.open()
+    with _locked(out):
+        for leftover in store.cells.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        write_text(out / "study.yaml", spec.text())
+        failures = local.run(missing(study, out), workers=workers, on_event=on_event)
+        write_tables(study, store, failures)
+    return Study(out, study)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One run per folder at a time; the lock goes with the process, however it ends."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError("out", str(out), "a folder in which no other isogrid run is at work") from None
+        yield
+
+
+class Study:
+    """A study folder, opened: its tables and its networks."""
+
+    def __init__(self, folder: Path, planned: Plan) -> None:
+        self.folder = folder
+        self.plan = planned
+        self.spec = planned.spec
+
+    def frontier(self) -> pd.DataFrame:
+        """The tidy table of all figures, one row per value."""
+        return pd.read_parquet(self.folder / "frontier.parquet")
+
+    def model(self, seed: int = 0, level: int = 0, model: str | None = None, method: str | None = None) -> nn.Module:
+        """The network of one level as a plain nn.Module in eval mode, its dead weights exactly zero."""
+        found = self._level(seed, level, model, method)
+        chosen = next(m for m in self.plan.models if m.spec.title == found.model)
+        return cells.trained(str(self.folder), found.train, chosen.data, chosen.model)
+
+    def records(self, attack: str, seed: int = 0, level: int = 0, model: str | None = None, method: str | None = None) -> pd.DataFrame:
+        """The per-sample records of one attack (its id, `fgs@0.1`) on one level."""
+        found = self._level(seed, level, model, method)
+        by_id = {cell.id: cell.key for cell in found.attacks}
+        if attack not in by_id:
+            raise one_of("attack", attack, by_id)
+        return Store(self.folder).read(by_id[attack]).records
+
+    def _level(self, seed: int, level: int, model: str | None, method: str | None) -> LevelPlan:
+        titles = [m.spec.title for m in self.plan.models]
+        if model is not None and model not in titles:
+            raise one_of("model", model, titles)
+        wanted = (model or titles[0], method or self.spec.pruning.method, seed, level)
+        for plan_ in self.plan.levels:
+            if (plan_.model, plan_.method, plan_.seed, plan_.level) == wanted:
+                if not Store(self.folder).finished(plan_.train):
+                    raise InputError("level", level, "a level whose training has finished")
+                return plan_
+        raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {self.spec.seeds - 1}, levels 0 to {self.spec.pruning.rounds}")
+
+
+def write_study_tables(study: Study) -> None:
+    """Write the tables of a study folder anew from its finished cells; what is missing is listed as not finished."""
+    store = Store(study.folder)
+    unfinished = [Event(kind="skipped", task=task, reason="not finished") for task in missing(study.plan, study.folder)]
+    write_tables(study.plan, store, unfinished)
+
+
+def open_study(folder: str | Path) -> Study:
+    """Open a study folder that `isogrid run` made; raises InputError where it holds none."""
+    folder = Path(folder).resolve()
+    if not (folder / "study.yaml").is_file():
+        raise InputError("study", str(folder), "a folder that isogrid run has written (it holds study.yaml)")
+    spec = Spec.read(folder / "study.yaml")
+    return Study(folder, plan(spec, folder))
+
+
+def pretty_seconds(seconds: float) -> str:
+    """A duration for people.
+
+    >>> pretty_seconds(8), pretty_seconds(95), pretty_seconds(7300)
+    ('8 s', '1 min 35 s', '2 h 2 min')
+    """
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,347 @@
+"""The specification of a study: what may be written in YAML or flags, its defaults, and its presets. Not here: what is done with it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from isogrid import attacks
+from isogrid.attacks.base import Attack
+from isogrid.core.errors import InputError, one_of
+from isogrid.sparsity import ALLOCATIONS, CRITERIA
+from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
+
+PRESETS = ("quick", "paper-mnist")
+
+
+def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
+    if value not in registry:
+        raise one_of(field, value, registry)
+    return value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSpec(_Part):
+    """Which samples: a registered name or a path, how many, which classes."""
+
+    name: str = "mnist-5k"
+    train: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+
+
+class ModelSpec(_Part):
+    """A registered model or `file.py:factory`, optionally on some classes only.
+
+    `weights`: a trained network instead of dense training. `checkpoints`: networks that somebody else pruned, as the levels 0, 1, ...
+    (dense first); then nothing is trained here, and there is no dense twin.
+    """
+
+    name: str
+    classes: tuple[int, ...] | None = None
+    weights: str | None = None
+    checkpoints: tuple[str, ...] = ()
+    label: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def title(self) -> str:
+        """The label that tables and figures show."""
+        suffix = "" if self.classes is None else "-" + "v".join(map(str, self.classes))
+        return self.label or self.name + suffix
+
+
+class OptimizerSpec(_Part):
+    """See `training.OptimizerConfig`."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class EarlyStopSpec(_Part):
+    """Stop a fit when its training loss has not fallen by `min_delta` for `patience` epochs."""
+
+    patience: int = Field(5, ge=1)
+    min_delta: float = Field(1e-4, ge=0)
+
+
+class TrainingSpec(_Part):
+    """How the dense reference is trained, and how every round retrains."""
+
+    objective: str = "natural"
+    epochs: int = Field(40, ge=0)
+    retrain_epochs: int = Field(15, ge=0)
+    batch_size: int = Field(128, ge=1)
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    early_stop: EarlyStopSpec | None = None
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return _registered("objective", value, OBJECTIVES)
+
+    def fit(self, *, dense: bool) -> FitConfig:
+        """The configuration of the dense training or of one round's retraining."""
+        return FitConfig(
+            epochs=self.epochs if dense else self.retrain_epochs,
+            batch_size=self.batch_size,
+            objective=self.objective,
+            schedule=self.schedule,
+            optimizer=OptimizerConfig(**self.optimizer.model_dump()),
+            early_stop=None if self.early_stop is None else EarlyStop(**self.early_stop.model_dump()),
+        )
+
+
+class PruningSpec(_Part):
+    """The pruning method and its rounds."""
+
+    method: Literal["progressive"] = "progressive"
+    rate: float = Field(1 / 3, gt=0, lt=1)
+    rounds: int = Field(14, ge=0, le=200)
+    criterion: str = "magnitude"
+    allocation: str = "layer"
+
+    @field_validator("criterion")
+    @classmethod
+    def _criterion(cls, value: str) -> str:
+        return _registered("criterion", value, CRITERIA)
+
+    @field_validator("allocation")
+    @classmethod
+    def _allocation(cls, value: str) -> str:
+        return _registered("allocation", value, ALLOCATIONS)
+
+
+class TwinSpec(_Part):
+    """The dense twin of equal training: at which rounds it is attacked, and with which attacks (their names; None = all)."""
+
+    rounds: tuple[int, ...] | Literal["all", "none"] = (6, 10)
+    attacks: tuple[str, ...] | None = None
+
+
+class AttackSpec(_Part):
+    """One attack: its name, its parameters, and which of the test samples it gets.
+
+    `samples`: the first so many (None = all); `samples_of`: another number for some models. `survivors`: only those that the attacks
+    before it, of the same norm, domain and eps, did not break: it then speaks through the envelope, where only the verdict counts.
+    """
+
+    name: str
+    parameters: dict[str, Any] = {}
+    samples: int | None = Field(None, ge=1)
+    samples_of: dict[str, int] = {}
+    survivors: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "parameters" not in value:
+            own = {"name", "samples", "samples_of", "survivors"}
+            return {k: v for k, v in value.items() if k in own} | {"parameters": {k: v for k, v in value.items() if k not in own}}
+        return value
+
+    def build(self) -> list[Attack]:
+        """The attacks that it stands for: one per eps where `eps` is a list."""
+        eps = self.parameters.get("eps")
+        grid = [self.parameters | {"eps": e} for e in eps] if isinstance(eps, list | tuple) else [self.parameters]
+        return [attacks.make({"name": self.name} | parameters) for parameters in grid]
+
+    @model_validator(mode="after")
+    def _buildable(self) -> AttackSpec:
+        for attack in self.build():
+            if self.survivors and attack.budget is None:
+                raise InputError("survivors", self.name, "a fixed-budget attack: a minimum-norm one is measured on every sample")
+        return self
+
+
+class TransferSpec(_Part):
+    """The transfer matrix between the levels of each model's first seed: what fools level i, submitted to level j."""
+
+    attack: AttackSpec = Field(default_factory=lambda: AttackSpec.model_validate({"name": "fgs", "eps": 0.1}))
+    samples: int | None = Field(None, ge=1)
+
+
+class ToleranceSpec(_Part):
+    """What counts as not worse: r_inf and accuracy absolute, distances as a share of the dense one."""
+
+    r_inf: float = Field(0.02, ge=0)
+    distance: float = Field(0.03, ge=0)
+    accuracy: float = Field(0.02, ge=0)
+
+    @field_validator("distance", mode="before")
+    @classmethod
+    def _per_cent(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            try:
+                return float(value.strip()[:-1]) / 100
+            except ValueError:
+                raise InputError("tolerance.distance", value, "a share such as 3% or 0.03") from None
+        return value
+
+
+DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = ({"name": "fgs", "eps": 0.1}, {"name": "deepfool"}, {"name": "cw", "samples": 200})
+
+
+class Spec(_Part):
+    """A whole study; `Spec.read` and `Spec.preset` are the ways in. Unknown keys are refused with the nearest accepted name."""
+
+    name: str = Field("study", min_length=1)
+    data: DataSpec = DataSpec()
+    models: tuple[ModelSpec, ...] = (ModelSpec(name="lenet-300-100"),)
+    training: TrainingSpec = TrainingSpec()
+    pruning: PruningSpec = PruningSpec()
+    twin: TwinSpec = TwinSpec()
+    attacks: tuple[AttackSpec, ...] = Field(default_factory=lambda: tuple(AttackSpec.model_validate(a) for a in DEFAULT_ATTACKS))
+    transfer: TransferSpec | None = None
+    seeds: int = Field(3, ge=1, le=1000)
+    tolerance: ToleranceSpec = ToleranceSpec()
+    threads: int = Field(1, ge=1, le=256)
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Spec:
+        titles = [model.title for model in self.models]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise InputError("models", title, "each model once, or with a `label` of its own")
+        if not self.models:
+            raise InputError("models", [], "at least one model")
+        names = {attack.name for attack in self.attacks}
+        for name in self.twin.attacks or ():
+            if name not in names:
+                raise one_of("twin.attacks", name, names)
+        if isinstance(self.twin.rounds, tuple):
+            for k in self.twin.rounds:
+                if k < 0:
+                    raise InputError("twin.rounds", k, "rounds >= 0")
+        ids = [attack_id(a) for spec in self.attacks for a in spec.build()]
+        for identity in ids:
+            if ids.count(identity) > 1:
+                raise InputError("attacks", identity, "each attack and eps once")
+        return self
+
+    @property
+    def twin_rounds(self) -> tuple[int, ...]:
+        """The rounds >= 1 at which the twin is attacked; round 0 is the dense reference itself."""
+        if self.twin.rounds == "none":
+            return ()
+        rounds = range(1, self.pruning.rounds + 1) if self.twin.rounds == "all" else self.twin.rounds
+        return tuple(sorted({k for k in rounds if 1 <= k <= self.pruning.rounds}))
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults written out, as plain data."""
+        return self.model_dump(mode="json")
+
+    def text(self) -> str:
+        """`study.yaml`."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def parse(cls, value: Any) -> Spec:
+        """Validate plain data; raises InputError that names the first wrong field."""
+        if not isinstance(value, dict):
+            raise InputError("study", value, "a mapping of settings (see `isogrid run --help`)")
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise _explain(error) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Spec:
+        """Read a YAML file."""
+        return cls.parse(read_yaml(path))
+
+    @classmethod
+    def preset(cls, name: str) -> Spec:
+        """One of the presets that ship with isogrid.
+
+        >>> Spec.preset("quick").seeds
+        3
+        """
+        return cls.parse(preset_data(name))
+
+
+def attack_id(attack: Attack) -> str:
+    """The short name of an attack in tables: its name, norm where it has a choice, eps where it has one, domain where not its default.
+
+    >>> attack_id(attacks.make({"name": "fgs", "eps": 0.1}))
+    'fgs@0.1'
+    """
+    fields = type(attack).__dataclass_fields__
+    identity = getattr(attack, "label", "") or attack.name  # attacks that wrap something may carry a name of their own
+    if "norm" in fields and attack.threat.name != fields["norm"].default:
+        identity += f"-{attack.threat.name}"
+    if attack.domain != fields["domain"].default:
+        identity += f"-{attack.domain}"
+    return identity if attack.budget is None else f"{identity}@{attack.budget:g}"
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data of a YAML file; raises InputError where it is missing or no YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise InputError("study", str(path), "the path of an existing YAML file") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise InputError("study", str(path), f"a readable YAML file ({' '.join(str(error).split())})") from None
+
+
+def preset_data(name: str) -> dict[str, Any]:
+    """A preset as plain data, before validation, so that flags can be laid over it."""
+    if name not in PRESETS:
+        raise one_of("preset", name, PRESETS)
+    text = resources.files("isogrid.study").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
+
+
+def _explain(error: ValidationError) -> InputError:
+    """The first finding of pydantic as our one line; an unknown key gets the nearest accepted name."""
+    first = error.errors()[0]
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, InputError):
+        return inner
+    where = [part for part in first["loc"] if part not in ("tuple[int, ...]",) and not str(part).startswith(("literal[", "function-"))]
+    field = ".".join(map(str, where)) or "study"
+    if first["type"] == "extra_forbidden":
+        return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in _keys(where[:-1])])
+    accepted = first["msg"].removeprefix("Input should be ")
+    return InputError(field, first.get("input"), accepted[0].lower() + accepted[1:])
+
+
+def _keys(path: list[Any]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {
+        "data": DataSpec,
+        "models": ModelSpec,
+        "training": TrainingSpec,
+        "pruning": PruningSpec,
+        "twin": TwinSpec,
+        "attacks": AttackSpec,
+        "transfer": TransferSpec,
+        "tolerance": ToleranceSpec,
+        "optimizer": OptimizerSpec,
+        "early_stop": EarlyStopSpec,
+    }
+    kind = next((parts[str(p)] for p in reversed(path) if str(p) in parts), Spec)
+    return list(kind.model_fields)

@@ -1,0 +1,136 @@
+"""The command line: what it prints, where it stops, and that every command explains itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from isogrid.cli import main
+from isogrid.core.files import save_tensors
+from isogrid.models import build
+
+COMMANDS = ("run", "attack", "report", "list")
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    shown = capsys.readouterr()
+    return int(stopped.value.code or 0), shown.out, shown.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"isogrid {command}" in out.split("Example", 1)[1]
+
+
+def test_list_names_the_registries(capsys):
+    code, out, _ = call(capsys, "list", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found) == {"data", "models", "methods", "attacks", "presets"}
+    assert {"fgs", "rfgs", "pgd", "deepfool", "cw"} <= set(found["attacks"])
+    assert {"quick", "paper-mnist"} == set(found["presets"])
+    assert all(line for kind in found.values() for line in kind.values())
+    assert "mnist-5k" in call(capsys, "list")[1]
+
+
+def test_a_dry_run_writes_nothing(capsys, tmp_path):
+    out = tmp_path / "study"
+    code, shown, _ = call(capsys, "run", "--model", "linear", "--data", "digits", "--rounds", "2", "--dry-run", "--json", "--out", str(out))
+    plan = json.loads(shown)
+    assert code == 0
+    assert plan["seconds"] > 0
+    assert plan["bytes"] > 0
+    assert plan["kinds"]["train"]["tasks"] == 3 * 3
+    assert not out.exists()
+
+
+def test_a_study_from_flags_and_its_report(capsys, tmp_path):
+    out = tmp_path / "study"
+    flags = ["--model", "linear", "--data", "digits:train=300,test=100", "--rounds", "2", "--seeds", "2", "--attacks", "fgs,deepfool"]
+    code, shown, err = call(capsys, "run", *flags, "--eps", "0.05,0.1", "--out", str(out), "--workers", "2")
+    assert code == 0, err
+    assert (out / "report.html").is_file()
+    assert "about" in err
+    assert "linear" in shown
+    resolved = yaml.safe_load((out / "study.yaml").read_text())
+    assert resolved["data"] == {"name": "digits", "train": 300, "test": 100}
+    assert resolved["attacks"][0]["parameters"]["eps"] == [0.05, 0.1]
+    before = (out / "frontier.csv").read_bytes()
+    (out / "report.html").unlink()
+    assert call(capsys, "report", str(out))[0] == 0
+    assert (out / "report.html").is_file()
+    assert (out / "frontier.csv").read_bytes() == before
+
+
+def test_attack_prints_the_table_of_one_model(capsys, tmp_path):
+    network = build("lenet-300-100", (1, 8, 8), 10, 0)
+    save_tensors(tmp_path / "net.safetensors", network.state_dict())
+    arguments = ["--model", "lenet-300-100", "--weights", str(tmp_path / "net.safetensors"), "--data", "digits", "--samples", "60"]
+    code, out, _ = call(
+        capsys, "attack", *arguments, "--attacks", "fgs,deepfool", "--eps", "0.1", "--json", "--out", str(tmp_path / "records")
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert [attack["id"] for attack in found["attacks"]] == ["fgs@0.1", "deepfool"]
+    assert found["samples"] == 60
+    assert (tmp_path / "records" / "deepfool.parquet").is_file()
+    assert "fgs@0.1" in call(capsys, "attack", *arguments, "--attacks", "fgs")[1]
+
+
+def test_a_failing_study_ends_with_a_line_and_keeps_what_is_done(capsys, tmp_path):
+    """A factory whose network turns to NaN in training: level 0 fails, what needs it is skipped, the page says so."""
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        z = self.layer(x.flatten(1))\n"
+        "        return z * float('nan') if self.training else z\n"
+    )
+    out = tmp_path / "out"
+    code, _, err = call(
+        capsys, "run", "--model", f"{tmp_path / 'net.py'}:Net", "--data", "digits", "--rounds", "1", "--seeds", "1", "--attacks", "fgs",
+        "--out", str(out), "--workers", "1",
+    )  # fmt: skip
+    assert code == 2
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert "failed" in err
+
+
+def test_checkpoints_become_levels(capsys, tmp_path):
+    network = build("linear", (1, 8, 8), 10, 0)
+    paths = []
+    for level in range(3):
+        path = tmp_path / f"level{level}.safetensors"
+        with torch.no_grad():
+            network[-1].weight[:, : 10 * level] = 0
+        save_tensors(path, network.state_dict())
+        paths.append(str(path))
+    study = tmp_path / "mine.yaml"
+    study.write_text(
+        yaml.safe_dump(
+            {
+                "data": {"name": "digits", "test": 100},
+                "models": [{"name": "linear", "checkpoints": paths}],
+                "attacks": [{"name": "fgs", "eps": 0.1}],
+            }
+        )
+    )
+    out = tmp_path / "out"
+    code, _, err = call(capsys, "run", str(study), "--out", str(out), "--workers", "1")
+    assert code == 0, err
+    import pandas as pd
+
+    frontier = pd.read_csv(out / "frontier.csv")
+    sparsity = frontier.query("metric == 'r_inf'").set_index("level")["sparsity"]
+    assert sparsity.tolist() == pytest.approx([0, 10 / 64, 20 / 64])
+    assert json.loads((out / "claims.json").read_text())[0]["verdict"] == "no control"

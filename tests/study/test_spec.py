@@ -1,0 +1,96 @@
+"""The specification: defaults written out, grids expanded, everything unusable refused with the field's name."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from isogrid import attacks
+from isogrid.core.errors import InputError
+from isogrid.study.spec import PRESETS, Spec, attack_id
+
+
+def test_the_resolved_specification_reads_back_as_itself():
+    for spec in [Spec.parse({}), *(Spec.preset(name) for name in PRESETS)]:
+        assert Spec.parse(yaml.safe_load(spec.text())) == spec
+        assert Spec.parse(yaml.safe_load(spec.text())).text() == spec.text()
+
+
+def test_the_designs_example_is_understood():
+    spec = Spec.parse(
+        yaml.safe_load("""
+            name: lenet-frontier
+            data: {name: mnist-5k, train: 4000, test: 1000}
+            models: [lenet-300-100]
+            training: {objective: natural, epochs: 40, retrain_epochs: 15, batch_size: 128, schedule: one-cycle,
+                       optimizer: {name: sgd, lr: 0.1, momentum: 0.9, nesterov: true}}
+            pruning: {method: progressive, rate: 0.3333, rounds: 14, criterion: magnitude, allocation: layer}
+            attacks: [{name: fgs, eps: 0.1}, {name: deepfool}, {name: cw, samples: 200}]
+            seeds: 3
+            tolerance: {r_inf: 0.02, distance: 3%, accuracy: 0.02}
+        """)
+    )
+    assert spec.tolerance.distance == 0.03
+    assert [a.samples for a in spec.attacks] == [None, None, 200]
+
+
+def test_a_list_of_eps_is_that_many_attacks():
+    spec = Spec.parse({"attacks": [{"name": "fgs", "eps": [0.05, 0.1, 0.2]}]})
+    built = spec.attacks[0].build()
+    assert [attack_id(a) for a in built] == ["fgs@0.05", "fgs@0.1", "fgs@0.2"]
+
+
+def test_ids_tell_apart_what_differs_in_norm_or_domain():
+    ids = {
+        attack_id(attacks.make(config))
+        for config in (
+            {"name": "pgd", "eps": 0.1},
+            {"name": "pgd", "eps": 0.1, "norm": "l2"},
+            {"name": "pgd", "eps": 0.1, "domain": "free"},
+        )
+    }
+    assert ids == {"pgd@0.1", "pgd-l2@0.1", "pgd-free@0.1"}
+
+
+def test_twin_rounds_stay_within_the_study():
+    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6, 10]}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 3}, "twin": {"rounds": "all"}}).twin_rounds == (1, 2, 3)
+    assert Spec.parse({"twin": {"rounds": "none"}}).twin_rounds == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "accepted"),
+    [
+        ([1, 2], "study", "mapping"),
+        ({"sede": 3}, "sede", "did you mean seeds"),
+        ({"training": {"epoch": 3}}, "training.epoch", "did you mean training.epochs"),
+        ({"training": {"optimizer": {"learning_rate": 3}}}, "training.optimizer.learning_rate", "training.optimizer.lr"),
+        ({"pruning": {"rate": 1.5}}, "pruning.rate", "less than 1"),
+        ({"pruning": {"rounds": -1}}, "pruning.rounds", "greater than or equal to 0"),
+        ({"pruning": {"rounds": 2.5}}, "pruning.rounds", "integer"),
+        ({"pruning": {"method": "magic"}}, "pruning.method", "progressive"),
+        ({"pruning": {"criterion": "magnitud"}}, "criterion", "did you mean magnitude"),
+        ({"training": {"objective": "adversarial"}}, "objective", "natural"),
+        ({"seeds": 0}, "seeds", "greater than or equal to 1"),
+        ({"seeds": "many"}, "seeds", "integer"),
+        ({"attacks": [{"name": "fgsm", "eps": 0.1}]}, "attack", "did you mean fgs"),
+        ({"attacks": [{"name": "fgs", "epsilon": 0.1}]}, "attack fgs", "did you mean eps"),
+        ({"attacks": [{"name": "fgs", "eps": -0.1}]}, "eps", "> 0"),
+        ({"attacks": [{"name": "fgs", "eps": "big"}]}, "attack", "type"),
+        ({"attacks": [{"name": "fgs", "eps": 0.1}, {"name": "fgs", "eps": 0.1}]}, "attacks", "once"),
+        ({"attacks": [{"name": "fgs", "eps": 0.1, "samples": 0}]}, "samples", "greater than or equal to 1"),
+        ({"models": []}, "models", "at least one"),
+        ({"models": ["linear", "linear"]}, "models", "once"),
+        ({"twin": {"attacks": ["pgd"]}, "attacks": [{"name": "fgs", "eps": 0.1}]}, "twin.attacks", "fgs"),
+        ({"tolerance": {"distance": "three%"}}, "tolerance.distance", "share"),
+        ({"tolerance": {"r_inf": -1}}, "tolerance.r_inf", "greater than or equal to 0"),
+        ({"data": {"name": "mnist-5k", "tests": 3}}, "data.tests", "did you mean data.test"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(value, field, accepted):
+    with pytest.raises(InputError) as caught:
+        Spec.parse(value)
+    message = str(caught.value)
+    assert field in message
+    assert accepted in message
+    assert "\n" not in message
