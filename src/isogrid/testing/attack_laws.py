@@ -7,28 +7,17 @@ is (compare it with `exact_distance` or with closed forms), and anything that as
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import Attack
-from isogrid.core.errors import InputError, ModelError, one_of
+from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import generator
-from isogrid.testing.bench import ROWS, SHAPE, demand, network, same, samples, take, truthful
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
-    """A named property: `check(attack)` raises AssertionError, saying what was seen, where the attack breaks it."""
-
-    name: str
-    statement: str
-    check: Callable[[Attack], None]
+from isogrid.testing.bench import ROWS, SHAPE, network, randomness, same, samples, take, truthful
+from isogrid.testing.law import Law, check, demand, laws
 
 
 def _rows_alone(attack: Attack) -> None:
@@ -54,11 +43,6 @@ def _repeatable(attack: Attack) -> None:
     demand(torch.equal(first.x_adv, second.x_adv), "two runs with one seed differ: randomness from outside `problem.streams`")
 
 
-def _numpy_state() -> np.ndarray[Any, Any]:
-    state = np.random.get_state(legacy=True)
-    return np.asarray(state[1])  # type: ignore[index]
-
-
 def _leaves_model_alone(attack: Attack) -> None:
     n = math.prod(SHAPE)
     model = nn.Sequential(nn.Flatten(), nn.Linear(n, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
@@ -75,7 +59,7 @@ def _leaves_model_alone(attack: Attack) -> None:
     model[2].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     clones = x.clone(), y.clone()
-    randomness = torch.get_rng_state(), _numpy_state(), random.getstate()
+    state = randomness()
     out = attack(model, x, y)
     demand([m.training for m in model] == [True, True, False, True, True, True], "a module's train / eval mode changed")
     demand(model.training, "the model's train / eval mode changed")
@@ -87,8 +71,7 @@ def _leaves_model_alone(attack: Attack) -> None:
     demand(torch.equal(x, clones[0]) and torch.equal(y, clones[1]), "the caller's x or y was changed in place")
     demand(x.grad is None and not x.requires_grad, "the caller's x was made to require a gradient")
     demand(out.x_adv.data_ptr() != x.data_ptr(), "x_adv shares memory with the caller's x")
-    same = torch.equal(randomness[0], torch.get_rng_state()) and bool((randomness[1] == _numpy_state()).all())
-    demand(same and randomness[2] == random.getstate(), "the global random state (torch, numpy or python) moved")
+    demand(state == randomness(), "the global random state (torch, numpy or python) moved")
     demand(torch.is_grad_enabled(), "gradients were left switched off")
 
 
@@ -278,26 +261,23 @@ def _rejects(attack: Attack) -> None:
         raise AssertionError(f"{what} was accepted")
 
 
-ATTACK_LAWS: Final[dict[str, Law]] = {
-    name: Law(name=name, statement=statement, check=check)
-    for name, statement, check in (
-        ("truth", "every field of the outcome is what an independent evaluation and measurement give; inside box and ball", _truth),
-        ("finds", "samples next to a linear boundary are broken", _finds),
-        ("rows_alone", "a sample's result does not depend on its neighbours in the batch or on the order", _rows_alone),
-        ("repeatable", "one seed gives one result, bit for bit, whatever the global random state", _repeatable),
-        ("leaves_alone", "the model, the caller's x and y and the global randomness are untouched", _leaves_model_alone),
-        ("restores_after_error", "the model is restored when its forward raises in the middle", _restores_after_error),
-        ("honest_failure", "a model that cannot be broken gives failures at distance inf, never 0, never a success", _honest_failure),
-        ("zero_gradients", "samples with an exactly zero loss gradient are counted, and no others", _zero_gradients),
-        ("row_budgets", "a budget per row is obeyed, zero included", _row_budgets),
-        ("no_grad_callers", "the caller's gradient mode changes nothing", _no_grad_callers),
-        ("float64", "float64 samples and models are attacked in float64", _float64),
-        ("tables", "samples may be plain vectors", _tables),
-        ("single_logit", "a single output z is treated as the logits (0, z)", _single_logit),
-        ("no_graph", "an attack that says it needs no gradient runs where there is none", _no_graph),
-        ("rejects", "unusable samples, labels and models raise InputError or ModelError", _rejects),
-    )
-}  # fmt: skip
+ATTACK_LAWS: Final[dict[str, Law[Attack]]] = laws(
+    ("truth", "every field of the outcome is what an independent evaluation and measurement give; inside box and ball", _truth),
+    ("finds", "samples next to a linear boundary are broken", _finds),
+    ("rows_alone", "a sample's result does not depend on its neighbours in the batch or on the order", _rows_alone),
+    ("repeatable", "one seed gives one result, bit for bit, whatever the global random state", _repeatable),
+    ("leaves_alone", "the model, the caller's x and y and the global randomness are untouched", _leaves_model_alone),
+    ("restores_after_error", "the model is restored when its forward raises in the middle", _restores_after_error),
+    ("honest_failure", "a model that cannot be broken gives failures at distance inf, never 0, never a success", _honest_failure),
+    ("zero_gradients", "samples with an exactly zero loss gradient are counted, and no others", _zero_gradients),
+    ("row_budgets", "a budget per row is obeyed, zero included", _row_budgets),
+    ("no_grad_callers", "the caller's gradient mode changes nothing", _no_grad_callers),
+    ("float64", "float64 samples and models are attacked in float64", _float64),
+    ("tables", "samples may be plain vectors", _tables),
+    ("single_logit", "a single output z is treated as the logits (0, z)", _single_logit),
+    ("no_graph", "an attack that says it needs no gradient runs where there is none", _no_graph),
+    ("rejects", "unusable samples, labels and models raise InputError or ModelError", _rejects),
+)
 
 
 def check_attack(attack: Attack, laws: Iterable[str] | None = None) -> None:
@@ -306,15 +286,4 @@ def check_attack(attack: Attack, laws: Iterable[str] | None = None) -> None:
     >>> from isogrid.attacks import FGS
     >>> check_attack(FGS(eps=0.1), ["truth", "honest_failure"])
     """
-    broken = []
-    for name in ATTACK_LAWS if laws is None else laws:
-        if name not in ATTACK_LAWS:
-            raise one_of("law", name, ATTACK_LAWS)
-        law = ATTACK_LAWS[name]
-        try:
-            with torch.random.fork_rng(devices=[]):  # building layers draws from the global state: the caller's stays
-                law.check(attack)
-        except AssertionError as error:
-            broken.append(f"{law.name} ({law.statement}): {error}")
-    if broken:
-        raise AssertionError(f"{attack!r} breaks {len(broken)} law(s):\n" + "\n".join(broken))
+    check(attack, ATTACK_LAWS, laws)

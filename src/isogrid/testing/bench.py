@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import Attack, AttackOutcome
 from isogrid.attacks.base import BUDGET_SLACK
 from isogrid.core.random import generator
+from isogrid.testing.law import demand
 
 MARGIN_TOLERANCE: Final = 1e-5
 """Verdicts may differ between two runs only where a logit margin is smaller than this."""
@@ -23,10 +26,10 @@ SHAPE: Final = (1, 6, 6)
 ROWS: Final = 16
 
 
-def demand(condition: bool, text: str) -> None:
-    """Raise AssertionError(text) unless `condition`; unlike `assert`, it also holds under `python -O`."""
-    if not condition:
-        raise AssertionError(text)
+def randomness() -> tuple[bytes, bytes, object]:
+    """The global random state of torch, numpy and python, to compare before and after."""
+    state = np.random.get_state(legacy=True)
+    return torch.get_rng_state().numpy().tobytes(), np.asarray(state[1]).tobytes(), random.getstate()  # type: ignore[index]
 
 
 def network(dtype: torch.dtype = torch.float32, outputs: int = 4) -> nn.Sequential:
@@ -52,11 +55,11 @@ def tiny_network(seed: int, inputs: int = 2, hidden: Sequence[int] = (6,), class
     modules: list[nn.Module] = [nn.Flatten()]
     centre = torch.full((1, inputs), 0.5, dtype=torch.float64)
     for i, (width, following) in enumerate(pairwise(sizes)):
-        random = generator(seed, "tiny network", i)
+        stream = generator(seed, "tiny network", i)
         layer: nn.Linear = nn.utils.skip_init(nn.Linear, width, following, dtype=torch.float64)  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            layer.weight.copy_(torch.randn(following, width, generator=random, dtype=torch.float64) * math.sqrt(2 / width))
-            shift = (0.25 if i < len(hidden) else 0.05) * torch.randn(following, generator=random, dtype=torch.float64)
+            layer.weight.copy_(torch.randn(following, width, generator=stream, dtype=torch.float64) * math.sqrt(2 / width))
+            shift = (0.25 if i < len(hidden) else 0.05) * torch.randn(following, generator=stream, dtype=torch.float64)
             layer.bias.copy_(shift - (layer.weight @ nn.Sequential(*modules)(centre)[0]))
         modules += [layer, nn.ReLU()]
     return nn.Sequential(*modules[:-1])

@@ -26,7 +26,7 @@ MAX_UNITS: Final = 16
 """Hidden units in all: the number of activation patterns doubles with each."""
 _ON_BOUNDARY: Final = 1e-9  # a margin this small, relative to the logits, is a tie: the candidates are computed to meet it exactly
 _SINGULAR: Final = 1e-10  # normalised hyperplanes whose determinant is below this have no common point worth looking at
-_PROBES: Final = 4096
+_PROBES: Final = 512
 _BLOCK: Final = 65536  # candidates computed at once, about
 
 
