@@ -79,7 +79,11 @@ def test_points_stay_in_the_box():
 def test_equal_arguments_give_equal_bits_and_no_global_state_moves():
     def make(seed):
         return train_substitute(
-            halves, start(), lambda: build("lenet-300-100", (4,), 2, 3), SubstituteConfig(rounds=3, reservoir_after=0), seed=seed
+            halves,
+            start(),
+            lambda: build("lenet-300-100", (4,), 2, 3),
+            SubstituteConfig(rounds=3, reservoir=10, reservoir_after=0),
+            seed=seed,
         )
 
     state = torch.get_rng_state()
