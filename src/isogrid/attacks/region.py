@@ -65,13 +65,16 @@ class Region:
             return torch.clamp(x, self.low, self.high)
         return self.domain.clip(self.center + self.norm.project(x - self.center, self.radius))
 
-    def random(self, streams: Streams, *purpose: object) -> Tensor:
-        """One point a row, uniform in the ball, then clipped to the domain; it depends on the row's own stream alone."""
+    def random(self, streams: Streams, *purpose: object, surface: bool = False) -> Tensor:
+        """One point a row, uniform in the ball (`surface`: at distance `radius`), then clipped to the domain; it depends on the
+        row's own stream alone."""
         shape, dtype = tuple(self.center.shape), self.center.dtype
         if self.norm is LINF:
             delta = streams.uniform(shape, *purpose, dtype=dtype) * 2 - 1
+            if surface:
+                delta /= per_row(self.norm.size(delta), delta)
         else:
             share = streams.uniform((len(self.radius), 1), *purpose, "length", dtype=torch.float64).squeeze(1)
-            length = share.pow(1 / max(1, self.center[0].numel())).to(dtype)
+            length = torch.ones_like(self.radius) if surface else share.pow(1 / max(1, self.center[0].numel())).to(dtype)
             delta = self.norm.steepest(streams.normal(shape, *purpose, dtype=dtype)) * per_row(length, self.center)
         return self.domain.clip(self.center + delta * per_row(self.radius, self.center))
