@@ -1,4 +1,4 @@
-"""Adapters to other attack libraries: each gives {peer: (model, x, y) -> x_adv}, and a peer that cannot be imported is named with its reason.
+"""Adapters to other attack libraries: each gives (model, x, y) -> x_adv; a peer that cannot be imported is named with its reason.
 
 Nothing of a peer is replaced or stubbed. adv-lib's attack package imports torchvision (for a perceptual metric that none of these attacks
 use); where torchvision is missing, the attack's own module is imported without running its package's __init__.
@@ -21,24 +21,24 @@ from torch import Tensor, nn
 PeerAttack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """A peer that does not import here."""
 
 
 def peer(name: str) -> Any:
-    """Import a peer's module; raises Missing with the reason."""
+    """Import a peer's module; raises MissingError with the reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except Exception as error:  # whatever a foreign import raises is reported as its reason
-        raise Missing(f"{name.split('.')[0]}: {type(error).__name__}: {error}") from None
+        raise MissingError(f"{name.split('.')[0]}: {type(error).__name__}: {error}") from None
 
 
 def advlib(module: str) -> Any:
     """A module of adv_lib.attacks, with or without torchvision."""
     if importlib.util.find_spec("adv_lib") is None:
-        raise Missing("adv_lib: not installed")
+        raise MissingError("adv_lib: not installed")
     if importlib.util.find_spec("torchvision") is None and "adv_lib.attacks" not in sys.modules:
         root = Path(str(peer("adv_lib").__file__)).parent / "attacks"
         package = types.ModuleType("adv_lib.attacks")

@@ -27,11 +27,14 @@ def slope(x: Tensor, w: Tensor, domain: Domain) -> Tensor:
 
     In a box an element that already lies on the face that it is pushed against does not count: its share of the gradient is no use.
     """
-    if domain.name == "free":
-        size: Tensor = torch.linalg.vector_norm(w, dim=-1)
-        return size
-    movable = (w > 0) & (x < domain.high) | (w < 0) & (x > domain.low)
-    size = torch.linalg.vector_norm(w * movable, dim=-1)
+    if domain.name == "box":
+        w = w * ((w > 0) & (x < domain.high) | (w < 0) & (x > domain.low))
+    size: Tensor = torch.linalg.vector_norm(w, dim=-1)
+    tiny = size < torch.finfo(size.dtype).tiny ** 0.5 * w.shape[-1]
+    if bool(tiny.any()):  # squares rounded to zero: the largest entry is divided out first
+        top = w.abs().amax(-1)
+        scaled = torch.linalg.vector_norm(w / torch.where(top > 0, top, 1)[..., None], dim=-1) * top
+        size = torch.where(tiny, scaled, size)
     return size
 
 

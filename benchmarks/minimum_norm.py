@@ -1,0 +1,129 @@
+"""Minimum-norm l2 attacks against their peers: `python benchmarks/minimum_norm.py [--networks lenet,mlp] [--rows deepfool,cw]`.
+
+Every row compares the same samples, in the box, at the same step limits, with the fastest peer that breaks at least 95 % of them.
+Distances are means over the samples that both break, measured by one function for everybody.
+"""One comparison: our attack, peers by name (built on demand, so that a missing one is only named), samples, and the limits to meet."""
+
+    label: str
+    ours: Attack
+    peers: dict[str, Callable[[], peers.PeerAttack]]
+    samples: int
+    time: float  # our CPU time over the fastest correct peer's may be at most this
+    distance: float  # and our mean distance over its may be at most this
+
+
+def _advlib(module: str, function: str, **settings: object) -> Callable[[], peers.PeerAttack]:
+    def build() -> peers.PeerAttack:
+        attack = getattr(peers.advlib(module), function)
+        return lambda model, x, y: attack(model, x, y, **settings)
+
+    return build
+
+
+DEEPFOOL = {
+    "adv-lib": _advlib("deepfool", "df", steps=50, overshoot=0.02),
+    "Foolbox, 3 candidates": lambda: peers.foolbox(lambda a: a.L2DeepFoolAttack(steps=50, candidates=4, overshoot=0.02)),
+    "Foolbox, all": lambda: peers.foolbox(lambda a: a.L2DeepFoolAttack(steps=50, candidates=None, overshoot=0.02)),
+    "torchattacks": lambda: peers.torchattacks(lambda t, m: t.DeepFool(m, steps=50, overshoot=0.02)),
+    "ART": lambda: peers.art(lambda e, c: e.DeepFool(c, max_iter=50, epsilon=0.02, nb_grads=10, batch_size=128, verbose=False)),
+}
+CW = {
+    "adv-lib": _advlib(
+        "carlini_wagner.l2", "carlini_wagner_l2", learning_rate=0.1, initial_const=0.1, binary_search_steps=5, max_iterations=60
+    ),
+    "Foolbox": lambda: peers.foolbox(lambda a: a.L2CarliniWagnerAttack(binary_search_steps=5, steps=60, stepsize=0.1, initial_const=0.1)),
+    "torchattacks, c = 10": lambda: peers.torchattacks(lambda t, m: t.CW(m, c=10, steps=300, lr=0.1)),
+}
+SDF = {"adv-lib": _advlib("superdeepfool", "sdf", steps=100)}
+ROWS = {
+    "deepfool": Row(label="DeepFool, 3 candidates", ours=DeepFool(domain="box"), peers=DEEPFOOL, samples=512, time=1 / 3, distance=1.007),
+    "deepfool-exact": Row(
+        label="DeepFool, all classes",
+        ours=DeepFool(domain="box", candidates=None, parts=4),
+        peers=DEEPFOOL,
+        samples=512,
+        time=1,
+        distance=1,
+    ),
+    "superdeepfool": Row(label="SuperDeepFool", ours=SuperDeepFool(), peers=SDF, samples=512, time=1, distance=1.007),
+    "cw": Row(label="C&W, 5 x 60, lr 0.1, c0 0.1", ours=CarliniWagner(searches=5, steps=60), peers=CW, samples=64, time=0.5, distance=1),
+}
+SLOW_PEERS = ("ART", "torchattacks")  # 16 to 53 times the fastest: timed once, not in pairs
+
+
+def _once(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    found: list[Tensor] = []
+    return harness.cpu_seconds(lambda: found.append(function())), found[0]
+
+
+def compare(row: Row, network: str, model: nn.Module, pairs: int, skip: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
+    """The table's lines for one row on one network, and notes on the peers that did not run."""
+    x, y = harness.correct_samples(model, row.samples if network != "resnet" else max(64, row.samples // 8))
+    lines, notes, runs = [], [], {}
+    cost, mine = _once(lambda: row.ours(model, x, y).x_adv)
+    ours = harness.strength(model, x, y, mine)
+    for name, build in row.peers.items():
+        if name.startswith(skip):
+            notes.append(f"{network}, {row.label}: {name} left out of this run (--fast)")
+            continue
+        try:
+            attack = build()
+            seconds, found = _once(lambda attack=attack: attack(model, x, y))
+        except peers.MissingError as error:
+            notes.append(f"{row.label}: {name} not compared: {error}")
+            continue
+        runs[name] = (seconds, harness.strength(model, x, y, found), attack)
+    lines.append([network, row.label, "isogrid", f"{cost:.2f}", f"{ours.success:.3f}", f"{ours.median:.4f} / {ours.mean:.4f}", "", "", ""])
+    correct = {name: run[0] for name, run in runs.items() if run[1].success >= 0.95}
+    fastest = min(correct, key=lambda name: correct[name]) if correct else ""
+    for name, (seconds, theirs, attack) in runs.items():
+        own, other = harness.common_means(ours, theirs)
+        ratio = verdict = ""
+        if name == fastest:
+            measured = harness.compare(lambda: row.ours(model, x, y), lambda attack=attack: attack(model, x, y), pairs)
+            ratio = str(measured)
+            met = measured.high <= row.time and own <= row.distance * other
+            verdict = f"{'met' if met else 'MISSED'} (<= {row.time:.2f}, <= {row.distance:.3f})"
+        distances = f"{theirs.median:.4f} / {theirs.mean:.4f}"
+        lines.append([network, row.label, name, f"{seconds:.2f}", f"{theirs.success:.3f}", distances, ratio, f"{own / other:.4f}", verdict])
+    return lines, notes
+
+
+def main() -> None:
+    """Run the rows and write the section "Minimum-norm attacks"."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", default="lenet,mlp,mlp-98,resnet")
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--fast", action="store_true", help="leave the slowest peers out")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    lines: list[list[str]] = []
+    notes: list[str] = []
+    for network in chosen.networks.split(","):
+        model = harness.network(network)
+        for name in chosen.rows.split(","):
+            more, said = compare(ROWS[name], network, model, chosen.pairs, SLOW_PEERS if chosen.fast else ())
+            lines, notes = lines + more, notes + said
+            print("\n".join(" | ".join(line) for line in more), flush=True)
+    header = [
+        "network",
+        "attack",
+        "library",
+        "CPU s",
+        "success",
+        "l2 median / mean",
+        "time, isogrid / peer",
+        "mean, isogrid / peer",
+        "target",
+    ]
+    text = (
+        f"{harness.machine()}. Box [0, 1]. CPU seconds of one run; the time ratio against the fastest correct peer is the median of "
+        f"{chosen.pairs} interleaved pairs with a >= 95 % interval, and the target wants its upper end and the ratio of mean "
+        "distances (over samples that both break). isogrid's time includes its verification."
+    )
+    harness.write_section("Minimum-norm attacks", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
+
+
+if __name__ == "__main__":
+    main()
