@@ -158,6 +158,7 @@ def attack(
     eps: Annotated[str | None, typer.Option(help="Budgets of the fixed-budget attacks, as 0.05,0.1.")] = None,
     samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    audit: Annotated[bool, typer.Option(help="Probe whether the figures can be believed (on up to 100 samples).")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for the per-sample records (Parquet).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
@@ -171,7 +172,7 @@ def attack(
     from isogrid.cli.attacking import attack_model
 
     attack_model(
-        model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed,
+        model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed, audit=audit,
         device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from isogrid.cli.flags import choose_device
 from isogrid.core.errors import InputError, one_of
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
+from isogrid.study.audit_model import audit_model
 from isogrid.study.cells import outcome_frame
 from isogrid.study.spec import attack_id
 
@@ -45,6 +46,7 @@ def attack_model(
     eps: str | None,
     samples: int | None,
     seed: int,
+    audit: bool,
     device: str,
     out: Path | None,
     as_json: bool,
@@ -74,11 +76,19 @@ def attack_model(
             rows.append(_row(attack, outcome))
             if out is not None:
                 _store(out, attack_id(attack), outcome_frame(outcome))
+        progress.update(bar, description="audit", visible=audit)
+        findings = audit_model(network, test.x, test.y, chosen, seed=seed, samples=100, box=test.box) if audit else []
     accuracy = float(outcome.correct.double().mean())
     if as_json:
-        print(json.dumps(_plain(model, test, accuracy, rows), indent=1))
-    else:
-        console.print(_table(model, test, accuracy, rows))
+        print(json.dumps(_plain(model, test, accuracy, rows) | {"audit": [asdict(finding) for finding in findings]}, indent=1))
+        return
+    console.print(_table(model, test, accuracy, rows))
+    for finding in findings:
+        console.print(
+            f"{finding.code} {finding.severity}: {finding.title}: {finding.detail}. {finding.remedy}", markup=False, highlight=False
+        )
+    if audit and not findings:
+        console.print("audit: no rule fired (this does not prove that the model is robust)")
 
 
 def _attacks(text: str, eps: str | None) -> list[Attack]:

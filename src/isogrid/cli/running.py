@@ -15,10 +15,11 @@ from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import read_json
 from isogrid.engines import Event
 from isogrid.report import build_report, compare, print_summary
+from isogrid.study.plans import Plan
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
 from isogrid.study.spec import Spec
 from isogrid.study.store import Store
-from isogrid.study.tasks import Plan, plan
+from isogrid.study.tasks import plan
 
 
 def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_json: bool, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from isogrid.core.files import canonical
 from isogrid.core.random import derive
 from isogrid.data import Samples, Split
 from isogrid.sparsity import PRUNERS, Masks, live_outputs, prunable
+from isogrid.study.blackbox import SubstituteConfig, blackbox, labels_of, train_substitute
 from isogrid.study.store import Cell, Store
 from isogrid.theory import linear_theory, linear_weights
 from isogrid.training import EarlyStop, FitConfig, OptimizerConfig, fit
@@ -270,6 +272,62 @@ def transfer(
     matrix = transfer_matrix(networks, attacks.make(config), x, y, seed=derive(seed, "attack"), box=test.box)
     with Store(Path(root)).write(key) as cell:
         cell.put(metrics={"matrix": matrix.tolist(), "n": len(y)}, cpu_seconds=time.process_time() - started)
+
+
+def substitute(
+    root: str,
+    key: str,
+    *,
+    train_key: str,
+    data: dict[str, Any],
+    model: dict[str, Any],
+    seed: int,
+    config: dict[str, Any],
+    device: str,
+) -> None:
+    """Train a substitute on the level's labels of a few training samples, attack it, submit what comes out to the level."""
+    started = time.process_time()
+    split = load_split(data)
+    network = trained(root, train_key, data, model, device)
+    test = split.test.to(device)
+    made = train_substitute(
+        labels_of(network),
+        split.train.x[: config["seed_samples"]].to(device),
+        lambda: models.build(config["model"], test.shape, test.classes, derive(seed, "substitute")).to(device),
+        SubstituteConfig(rounds=config["rounds"]),
+        seed=seed,
+        box=test.box,
+    )
+    inner = attacks.make(config["attack"])
+    found = blackbox(network, made.model, [inner], test.x, test.y, seed=derive(seed, "attack"), box=test.box)
+    with Store(Path(root)).write(key) as cell:
+        put_outcome(cell, found.transferred[0], torch.arange(test.n), time.process_time() - started, {})
+
+
+def audit(
+    root: str,
+    key: str,
+    *,
+    train_key: str,
+    data: dict[str, Any],
+    model: dict[str, Any],
+    seed: int,
+    configs: list[dict[str, Any]],
+    samples: int,
+    device: str,
+) -> None:
+    """Probe one level: what `audit_model` finds with the study's attacks on the first `samples` test samples."""
+    from isogrid.study.audit_model import audit_model  # it builds on this module's records
+
+    started = time.process_time()
+    test = load_split(data).test
+    x, y = test.x[:samples].to(device), test.y[:samples].to(device)
+    chosen = [attacks.make(config) for config in configs]
+    findings = audit_model(
+        trained(root, train_key, data, model, device), x, y, chosen, seed=derive(seed, "audit"), samples=samples, box=test.box
+    )
+    with Store(Path(root)).write(key) as cell:
+        cell.put(metrics={"findings": [asdict(finding) for finding in findings]}, cpu_seconds=time.process_time() - started)
 
 
 def model_size(network: nn.Module) -> tuple[int, int]:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from isogrid.metrics.robustness import Distances, Envelope, envelope
+from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan
 from isogrid.study.store import Store
-from isogrid.study.tasks import AttackCell, LevelPlan, ModelPlan, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class Attacked:
     norm: str
     domain: str
     eps: float | None
+    gradient_free: bool
     partial: bool
     records: pd.DataFrame
 
@@ -45,6 +46,7 @@ class Level:
     clean: pd.DataFrame
     attacks: dict[str, Attacked]
     theory: list[dict[str, Any]]
+    probed: list[dict[str, Any]]
 
     @property
     def correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -60,8 +62,6 @@ class Level:
 
 def read_levels(study: Plan, store: Store) -> list[Level]:
     """Every level whose training has finished, with the attacks on it that have."""
-    from isogrid import attacks as library
-
     found = []
     for level in study.levels:
         if not store.finished(level.train):
@@ -70,18 +70,19 @@ def read_levels(study: Plan, store: Store) -> list[Level]:
         attacked = {}
         for cell in level.attacks:
             if store.finished(cell.key):
-                attack = library.make(cell.config)
                 attacked[cell.id] = Attacked(
                     id=cell.id,
-                    name=attack.name,
-                    norm=attack.threat.name,
-                    domain=attack.domain,
-                    eps=attack.budget,
+                    name=cell.config["name"],
+                    norm=cell.norm,
+                    domain=cell.domain,
+                    eps=cell.eps,
+                    gradient_free=cell.gradient_free,
                     partial=bool(cell.before),
                     records=store.read(cell.key).records,
                 )
         theory = store.read(level.theory).metrics["rows"] if level.theory is not None and store.finished(level.theory) else []
-        found.append(Level(plan=level, metrics=trained.metrics, clean=trained.records, attacks=attacked, theory=theory))
+        probed = store.read(level.audit).metrics["findings"] if level.audit is not None and store.finished(level.audit) else []
+        found.append(Level(plan=level, metrics=trained.metrics, clean=trained.records, attacks=attacked, theory=theory, probed=probed))
     return found
 
 

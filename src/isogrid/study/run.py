@@ -17,10 +17,11 @@ from isogrid.core.errors import InputError, one_of
 from isogrid.core.files import write_text
 from isogrid.engines import Event, Task, local
 from isogrid.study import cells
+from isogrid.study.plans import LevelPlan, Plan
 from isogrid.study.spec import Spec
 from isogrid.study.store import Store
 from isogrid.study.tables import write_tables
-from isogrid.study.tasks import LevelPlan, Plan, plan
+from isogrid.study.tasks import plan
 
 WORKER_START_SECONDS = 4.0
 """Starting a worker and importing torch; for the forecast only."""

@@ -177,6 +177,27 @@ class TransferSpec(_Part):
     samples: int | None = Field(None, ge=1)
 
 
+class BlackBoxSpec(_Part):
+    """The paper's black-box attack: per level a substitute, trained on the level's labels, is attacked and its examples submitted.
+
+    `attack`: fixed-budget, on the substitute. `seed_samples`: training samples that the attacker starts from; `rounds` of Jacobian-based
+    augmentation; `model`: the substitute's architecture. `levels`: which pruned levels (None = all).
+    """
+
+    attack: AttackSpec = Field(default_factory=lambda: AttackSpec.model_validate({"name": "fgs", "eps": 0.1}))
+    model: str = "lenet-300-100"
+    seed_samples: int = Field(150, ge=1)
+    rounds: int = Field(6, ge=1)
+    levels: tuple[int, ...] | None = None
+
+
+class AuditSpec(_Part):
+    """The levels of the first seed that are probed beyond their own attacks: doubled steps, growing budgets, gradient-free attacks."""
+
+    levels: tuple[int, ...] = (0,)
+    samples: int = Field(100, ge=1)
+
+
 class ToleranceSpec(_Part):
     """What counts as not worse: r_inf and accuracy absolute, distances as a share of the dense one."""
 
@@ -209,6 +230,8 @@ class Spec(_Part):
     twin: TwinSpec = TwinSpec()
     attacks: tuple[AttackSpec, ...] = Field(default_factory=lambda: tuple(AttackSpec.model_validate(a) for a in DEFAULT_ATTACKS))
     transfer: TransferSpec | None = None
+    blackbox: BlackBoxSpec | None = None
+    audit: AuditSpec | None = None
     seeds: int = Field(3, ge=1, le=1000)
     tolerance: ToleranceSpec = ToleranceSpec()
     threads: int = Field(1, ge=1, le=256)
@@ -339,6 +362,8 @@ def _keys(path: list[Any]) -> list[str]:
         "twin": TwinSpec,
         "attacks": AttackSpec,
         "transfer": TransferSpec,
+        "blackbox": BlackBoxSpec,
+        "audit": AuditSpec,
         "tolerance": ToleranceSpec,
         "optimizer": OptimizerSpec,
         "early_stop": EarlyStopSpec,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,67 +18,11 @@ from isogrid.core.files import digest
 from isogrid.engines import Task
 from isogrid.sparsity import prunable
 from isogrid.study import cells
+from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan, TransferPlan
+from isogrid.study.probes import attack_cell, audit_key, audit_task, blackbox_task, expected_gradients, transfer_task
 from isogrid.study.spec import AttackSpec, ModelSpec, Spec, attack_id
 from isogrid.study.store import key
 from isogrid.theory import linear_weights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttackCell:
-    """One attack on one trained level."""
-
-    id: str
-    key: str
-    config: dict[str, Any]
-    samples: int | None
-    before: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LevelPlan:
-    """One level of one network: its train cell, its attacks, its theory cell (linear models)."""
-
-    model: str
-    method: str
-    seed: int
-    level: int
-    train: str
-    attacks: tuple[AttackCell, ...]
-    theory: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlan:
-    """What a model's cells share. `files`: the user's weights per level, with their digests (levels that are not trained here)."""
-
-    spec: ModelSpec
-    data: dict[str, Any]
-    model: dict[str, Any]
-    files: tuple[tuple[str, str], ...]
-    linear: bool
-    weights: int
-    gradient_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferPlan:
-    """The transfer matrix of one model: its cell, the levels in order, the attack."""
-
-    model: str
-    key: str
-    levels: tuple[int, ...]
-    attack: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All levels of a study, and the tasks that fill their cells."""
-
-    spec: Spec
-    models: tuple[ModelPlan, ...]
-    levels: tuple[LevelPlan, ...]
-    transfers: tuple[TransferPlan, ...]
-    tasks: tuple[Task, ...]
 
 
 def plan(spec: Spec, root: Path) -> Plan:
@@ -96,7 +38,7 @@ def plan(spec: Spec, root: Path) -> Plan:
                 tasks.update((task.key, task) for task in new if task.key not in tasks)
         if spec.transfer is not None:
             chain = [level for level in levels if (level.model, level.seed) == (model_plan.spec.title, 0) and level.method != "dense"]
-            transfer, task = _transfer(spec, model_plan, chain, root)
+            transfer, task = transfer_task(spec, model_plan, chain, root)
             transfers.append(transfer)
             tasks[task.key] = task
     return Plan(spec=spec, models=model_plans, levels=tuple(levels), transfers=tuple(transfers), tasks=tuple(tasks.values()))
@@ -157,14 +99,29 @@ def _levels(spec: Spec, model: ModelPlan, seed: int, root: Path) -> Iterator[tup
             twin = method == "dense"
             attacked = [] if twin and level not in spec.twin_rounds else list(_attack_cells(spec, model, trained, seed, twin=twin))
             theory = None if twin or not model.linear else _theory_key(spec, model, trained)
+            audited = spec.audit is not None and not twin and seed == 0 and level in spec.audit.levels
+            audit = audit_key(spec, model, trained) if audited else None
             title = f"{model.spec.title} seed {seed} {method} level {level}"
             new = [train_task] + [_attack_task(spec, model, trained, seed, cell, root, title) for cell in attacked]
+            if spec.blackbox is not None and not twin and level in (spec.blackbox.levels or (level,)):
+                box_cell, box_task = blackbox_task(spec, model, trained, seed, root, title)
+                attacked.append(box_cell)
+                new.append(box_task)
             if theory is not None:
                 new.append(_theory_task(spec, model, trained, theory, root, title))
+            if audit is not None:
+                new.append(audit_task(spec, model, trained, audit, root, title))
             if not (twin and level == 0):  # the twin's level 0 is the dense reference
                 yield (
                     LevelPlan(
-                        model=model.spec.title, method=method, seed=seed, level=level, train=trained, attacks=tuple(attacked), theory=theory
+                        model=model.spec.title,
+                        method=method,
+                        seed=seed,
+                        level=level,
+                        train=trained,
+                        attacks=tuple(attacked),
+                        theory=theory,
+                        audit=audit,
                     ),
                     new,
                 )
@@ -231,7 +188,7 @@ def _attack_cells(spec: Spec, model: ModelPlan, trained: str, seed: int, *, twin
             }
             if before:
                 content["before"] = list(before)
-            cell = AttackCell(id=attack_id(attack), key=key("attack", content), config=config, samples=samples, before=before)
+            cell = attack_cell(attack, attack_id(attack), key("attack", content), config, samples=samples, before=before)
             earlier.append(cell.key)
             yield cell
 
@@ -257,15 +214,8 @@ def _attack_task(spec: Spec, model: ModelPlan, trained: str, seed: int, cell: At
         needs=(trained, *cell.before),
         threads=spec.threads,
         cost=0.05
-        + (0.3 if cell.before else 1.0) * min(cell.samples or test, test) * _expected_gradients(cell.config) * model.gradient_seconds,
+        + (0.3 if cell.before else 1.0) * min(cell.samples or test, test) * expected_gradients(cell.config) * model.gradient_seconds,
     )
-
-
-def _expected_gradients(config: dict[str, Any]) -> float:
-    """About how many gradients an attack costs per sample, from its parameters: forecasts only."""
-    repeats = [config.get(name) or 1 for name in ("steps", "searches", "restarts", "targets")]
-    queries = (config.get("queries") or 0) / 3
-    return max(1.0, 0.4 * math.prod(repeats) + queries)
 
 
 def _eps(spec: Spec) -> list[float]:
@@ -291,32 +241,3 @@ def _theory_task(spec: Spec, model: ModelPlan, trained: str, cell: str, root: Pa
     return Task(
         key=cell, label=f"theory of {title}", function=cells.theory, arguments=arguments, needs=(trained,), threads=spec.threads, cost=0.5
     )
-
-
-def _transfer(spec: Spec, model: ModelPlan, chain: list[LevelPlan], root: Path) -> tuple[TransferPlan, Task]:
-    assert spec.transfer is not None
-    attack = spec.transfer.attack.build()[0]
-    config, trained = attacks.config_of(attack), [level.train for level in chain]
-    cell = key("transfer", {"train": trained, "attack": config, "samples": spec.transfer.samples, "device": spec.device})
-    arguments = {
-        "root": str(root),
-        "key": cell,
-        "train_keys": trained,
-        "data": model.data,
-        "model": model.model,
-        "seed": 0,
-        "config": config,
-        "samples": spec.transfer.samples,
-        "device": spec.device,
-    }
-    test = len(cells.load_split(model.data).test.y)
-    task = Task(
-        key=cell,
-        label=f"transfer between the levels of {model.spec.title}",
-        function=cells.transfer,
-        arguments=arguments,
-        needs=tuple(trained),
-        threads=spec.threads,
-        cost=0.1 + len(chain) * (len(chain) / 3 + _expected_gradients(config)) * test * model.gradient_seconds,
-    )
-    return TransferPlan(model=model.spec.title, key=cell, levels=tuple(level.level for level in chain), attack=attack_id(attack)), task

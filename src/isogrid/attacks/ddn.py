@@ -1,0 +1,88 @@
+"""DDN: decoupled direction and norm, a minimum-norm l2 attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from isogrid.attacks.annealed import CONVERGING, Verdicts, anneal, fixed
+from isogrid.attacks.base import Attack, Domain, Problem, require
+from isogrid.core.norms import L2, Norm
+
+
+def on_sphere(x: Tensor, delta: Tensor, radius: Tensor, domain: Domain) -> Tensor:
+    """x + the perturbation rescaled to l2 size `radius` [b], then clipped to the domain; [b, n] -> [b, n]. A zero one stays zero."""
+    size = L2.size(delta)
+    scale = torch.where(size > 0, radius / torch.where(size > 0, size, 1), 0)[:, None]
+    point = torch.addcmul(x, delta, scale)
+    return point if domain.name == "free" else point.clamp_(domain.low, domain.high)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DDN(Attack):
+    r"""Decoupled direction and norm: step along g / ||g||_2, then rescale to a radius that shrinks at successes and grows at failures.
+
+    delta <- r (delta + a g / ||g||) / ||.||, clipped to the domain, with r <- r (1 - gamma) where x + delta is adversarial and
+    r (1 + gamma) where not; unquantised. g is the gradient of the cross-entropy in its log-odds form, of logits scaled to a clean margin of
+    `sharpness` (None: as they are), so that the result does not depend on the logits' unit.
+
+    With `converge` (the default) each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
+    runs annealed cycles until one shortens its distance by less than the share `tolerance`, and is shrunk onto the boundary along its
+    segment; `steps` is only the limit. Without it all rows spend `steps` gradients from `init_norm` on, as published.
+    Raises InputError for parameters out of range. Source: Rony et al. 2019 (arXiv 1811.09600), Algorithm 1, without quantisation.
+    Pitfall: with few fixed steps, init_norm * (1 + gamma)^steps limits the radius, and samples that are farther away stay unbroken.
+
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.eye(2))
+    >>> out = DDN()(model, torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+    >>> round(out.distance.item(), 3)  # |f| / ||w|| = 0.5 / sqrt(2)
+    0.354
+    """
+
+    name: ClassVar[str] = "ddn"
+    norm_name: ClassVar[str | None] = "l2"
+    state_copies: ClassVar[int] = 10
+
+    steps: int = 100
+    converge: bool = True
+    tolerance: float = 1e-3
+    sharpness: float | None = 10.0
+    gamma: float = 0.05
+    init_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("steps", self.steps, self.steps >= 1 and self.steps == int(self.steps), "an integer >= 1")
+        require("tolerance", self.tolerance, 0 <= self.tolerance < 1, "a number from 0 to below 1")
+        require("sharpness", self.sharpness or 0, self.sharpness is None or self.sharpness > 0, "a number > 0, or None")
+        require("gamma", self.gamma, 0 < self.gamma < 1, "a number between 0 and 1")
+        require("init_norm", self.init_norm, self.init_norm > 0, "a number > 0")
+
+    @property
+    def budget(self) -> float | None:
+        return None
+
+    @property
+    def threat(self) -> Norm:
+        return L2
+
+    def search(self, problem: Problem) -> Tensor:
+        return anneal(
+            problem,
+            CONVERGING if self.converge else fixed(self.steps, self.gamma, self.gamma),
+            radius=self._radius,
+            place=on_sphere,
+            steps=self.steps,
+            tolerance=self.tolerance,
+            sharpness=self.sharpness,
+            start=None if self.converge else self.init_norm,
+        )
+
+    def _radius(self, seen: Verdicts) -> Tensor:
+        if not self.converge:
+            return seen.radius * torch.where(seen.adversarial, 1 - self.gamma, 1 + self.gamma)
+        outside = seen.radius * (1 + torch.where(seen.found, seen.gamma, seen.growth))
+        return torch.where(seen.adversarial, torch.minimum(seen.radius, seen.best) * (1 - seen.gamma), outside)

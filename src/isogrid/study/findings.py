@@ -1,0 +1,77 @@
+"""The audit of a whole study: the rules of `study.audit` over every level's records, and what its probes found, told once each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isogrid.study.audit import audit_level
+from isogrid.study.audit_records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.levels import Attacked, Family, Level
+
+
+def audit_findings(grouped: Sequence[Family]) -> list[dict[str, Any]]:
+    """Findings of all levels and seeds; one entry per (code, model, method) with the levels it was found on, the first one's detail."""
+    merged: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for family in grouped:
+        for source in (family.pruned, family.twin):
+            for level in source.values():
+                for finding in _of_level(level):
+                    place = (finding["code"], finding["model"], finding["method"])
+                    entry = merged.setdefault(place, finding | {"levels": []})
+                    entry["levels"] = sorted({*entry["levels"], level.plan.level})
+    for entry in merged.values():
+        entry["level"] = entry["levels"][0]
+    return sorted(merged.values(), key=lambda f: ({"error": 0, "warning": 1, "info": 2}[f["severity"]], f["code"], f["model"], f["method"]))
+
+
+def _of_level(level: Level) -> Iterator[dict[str, Any]]:
+    where = {"model": level.plan.model, "method": level.plan.method, "level": level.plan.level}
+    for finding in audit_level(_inputs(level)):
+        yield asdict(finding) | where
+    for probed in level.probed:
+        yield probed | where
+
+
+def _inputs(level: Level) -> LevelInputs:
+    clean = level.clean
+    record = CleanRecord(
+        label=clean["label"].to_numpy(),
+        prediction=clean["prediction"].to_numpy(),
+        margin=clean["margin"].to_numpy(),
+        probabilities=level.metrics["probabilities"],
+        dead_outputs=level.metrics["dead_outputs"],
+    )
+    # a white-box attack on survivors has no figures of its own; a gradient-free one that still breaks some is what IG005 is about
+    records = tuple(_record(attack, clean) for attack in level.attacks.values() if attack.gradient_free or not attack.partial)
+    return LevelInputs(clean=record, attacks=records)
+
+
+def _record(attacked: Attacked, clean: pd.DataFrame) -> AttackRecord:
+    """The records in the order of all N samples; what was not attacked has NaN for a distance."""
+    count, rows, records = len(clean), attacked.records["sample"].to_numpy(), attacked.records
+
+    def whole(name: str, missing: Any, kind: type) -> np.ndarray[Any, Any]:
+        values: np.ndarray[Any, Any] = np.full(count, missing, dtype=kind)
+        values[rows] = records[name].to_numpy()
+        return values
+
+    label = clean["label"].to_numpy()
+    return AttackRecord(
+        attack=attacked.id,
+        norm=attacked.norm,
+        domain=attacked.domain,
+        eps=attacked.eps,
+        gradient_free=attacked.gradient_free,
+        correct=(label == clean["prediction"].to_numpy()) & np.isin(np.arange(count), rows),
+        success=whole("success", False, bool),
+        robust=whole("adversarial", -1, np.int64) == label,
+        distance=whole("distance", math.nan, np.float64),
+        margin=whole("margin", math.nan, np.float64),
+        zero_gradient=whole("zero_gradient", False, bool),
+    )
