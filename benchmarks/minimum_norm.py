@@ -2,7 +2,27 @@
 
 Every row compares the same samples, in the box, at the same step limits, with the fastest peer that breaks at least 95 % of them.
 Distances are means over the samples that both break, measured by one function for everybody.
-"""One comparison: our attack, peers by name (built on demand, so that a missing one is only named), samples, and the limits to meet."""
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import harness
+import peers
+import torch
+from torch import Tensor, nn
+
+from isogrid.attacks.base import Attack
+from isogrid.attacks.carlini_wagner import CarliniWagner
+from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One comparison: our attack, peers by name (built on demand, so that a missing one is only named), samples, and the limits to meet."""
 
     label: str
     ours: Attack
