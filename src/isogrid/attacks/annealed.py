@@ -28,6 +28,8 @@ NO_GRADIENT_RADIUS = 0.02
 SHORTER = 0.93
 """Before the first success the step's share of the radius multiplies by this at each failure: a radius that has grown to the box's own
 size would otherwise send every step to one of its corners."""
+STUCK = 5
+"""Steps after which a row without a success is steered along the faces of the box."""
 _TINY, _FLAT = 1e-30, 1e-18
 
 
@@ -226,6 +228,8 @@ def anneal(
         if plan.relative:
             length = length * torch.where(seen.found, 1.0, SHORTER**live.failures)
         live.radius = seen.gap if step == 0 and start is None else radius(seen)
+        if problem.domain.name == "box" and step >= STUCK and not bool(seen.found.all()):
+            gradient = _free_stuck(problem, live, gradient, seen)
         _move(problem, plan, live, gradient, seen.steepness, length, place, step)
         if plan.relative and not _turn(plan, live, seen.found, record, tolerance):
             break
@@ -249,6 +253,19 @@ def _first_gradient(problem: Problem, point: Tensor, record: _Record, sharpness:
 
     logits, _, gradient = problem.gradient(point, loss)
     return logits, gradient
+
+
+def _free_stuck(problem: Problem, live: _Active, gradient: Tensor, seen: Verdicts) -> Tensor:
+    """The gradient, for rows without a success 0 where it pushes an element against a face of the box that it already lies on.
+
+    A step spent against faces leaves nothing for the elements that can still move: FMN l2 stalls there for good.
+    """
+    stuck = torch.nonzero(~seen.found).squeeze(1)
+    point, pushes, box = live.point[stuck], gradient[stuck], problem.domain
+    pushes = pushes.masked_fill_((pushes > 0) & (point >= box.high) | (pushes < 0) & (point <= box.low), 0)
+    gradient = gradient.clone()
+    gradient[stuck], seen.steepness[stuck] = pushes, problem.norm.dual_size(pushes)
+    return gradient
 
 
 def _move(
