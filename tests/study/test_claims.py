@@ -393,7 +393,7 @@ def test_a_saturated_reference_mutes_its_norm(strong):
 
 
 def test_searches_along_the_levels_rarely_err():
-    """Truth: every level as good as dense (nothing is fragile), or every sparse level less accurate by exactly a tolerance (none is kept)."""
+    """Truth: every level as good as dense (nothing is fragile), or every sparse level less accurate by just a tolerance (none is kept)."""
     rng, n, wrong = np.random.default_rng(11), 150, collections.Counter()
     quiet = {"walk": (0.004,) * 3, "start": 0.01}
     below = (np.where(np.array(LEVELS) > 0, -TOLERANCE["accuracy"], 0), FLAT, FLAT)
