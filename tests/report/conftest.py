@@ -71,6 +71,7 @@ def write_study(
     gallery: bool = True,
     envelope: bool = True,
     transfer: bool = True,
+    classes: int = 10,
     failures: Sequence[Mapping[str, str]] = (),
     verdicts: Sequence[str] = ("supported", "contradicted", "undecided", "no control", "not applicable"),
     recommendation: bool = True,
@@ -102,7 +103,7 @@ def write_study(
     every = list(range(rounds + 1))
     for model in models:
         add(model, "progressive", "accuracy", plain, 0.95, every)
-        for digit in range(10):
+        for digit in range(classes):
             add(model, "progressive", f"accuracy_class_{digit}", plain, 0.9 + 0.01 * (digit % 5), every)
         for attack in [*ATTACKS, *(extra if envelope else [])]:
             metric = "r_inf" if attack["norm"] == "linf" else "r_2"
@@ -140,7 +141,7 @@ def write_study(
         "isogrid": "0.1.0", "name": name, "data": {"name": "made-up", "train": 4000, "test": 1000, "classes": 10, "source": "synthetic, for tests"},
         "seeds": seeds, "models": list(models), "method": "progressive", "attacks": ATTACKS,
         "tolerance": {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}, "curves": curves,
-        "recommendation": recommend(models, sparsity, half) if recommendation else [],
+        "recommendation": recommend(models, sparsity, half) if recommendation and rounds > 1 else [],
         "audit": [finding, {**finding, "code": "IG009", "severity": "info", "title": "Saturated level", "level": None}],
         "failures": list(failures), "timings": {"train_s": 61.2, "attack_s": 88.0, "total_s": 151.9},
         "transfer": [{"model": model, "levels": [0, half, rounds], "sparsity": [sparsity[k] for k in (0, half, rounds)], "attack": "pgd@0.1",
@@ -148,7 +149,7 @@ def write_study(
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     if gallery:
-        save_file(_gallery(models, [0, half, rounds], rng), folder / "gallery.safetensors")
+        save_file(_gallery(models, sorted({0, half, rounds}), rng), folder / "gallery.safetensors")
     return folder
 
 
@@ -203,4 +204,4 @@ def make_study() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One full synthetic study, shared by the tests that only read it."""
-    return write_study(tmp_path_factory.mktemp("study") / "synthetic")
+    return write_study(tmp_path_factory.mktemp("study") / "synthetic", rounds=7, classes=4)

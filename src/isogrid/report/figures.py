@@ -161,7 +161,7 @@ def draw_marks(axes: Axes, study: Study, model: str, norm: str) -> list[Line2D |
         ours = one.key.endswith(norm_label(norm)) if kind == "most robust" else True
         if kind in MARKS and ours and one.decided and one.level in levels:
             shape, label = MARKS[kind]
-            look: dict[str, Any] = {"marker": shape, "ms": 7, "mfc": INK, "mec": PAGE, "mew": 0.5, "ls": ""}
+            look: dict[str, Any] = {"marker": shape, "ms": 9 if shape == "*" else 7, "mfc": INK, "mec": PAGE, "mew": 0.5, "ls": ""}
             axes.plot([max(1.0 - levels[one.level], 1e-6)], [1.0], transform=axes.get_xaxis_transform(), clip_on=False, zorder=9, **look)
             keys.append(Line2D([], [], label=label, **look))
     return keys

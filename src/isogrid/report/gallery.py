@@ -76,7 +76,8 @@ def difference(delta: np.ndarray, full: float) -> np.ndarray:
     plane = _plane(delta)
     plane = plane.mean(axis=2) if plane.ndim == 3 else plane
     scaled = 0.5 + 0.5 * np.clip(np.nan_to_num(plane) / max(full, 1e-12), -1.0, 1.0)
-    return np.round(255 * colormaps["RdBu_r"](scaled)[..., :3]).astype(np.uint8)
+    rgb: np.ndarray = np.asarray(colormaps["RdBu_r"](scaled))[..., :3]
+    return np.round(255 * rgb).astype(np.uint8)
 
 
 def _plane(sample: np.ndarray) -> np.ndarray:

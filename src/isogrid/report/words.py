@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from isogrid.report.tables import Group
 
-NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
 DOMAINS = {"box": "inputs stay in their box", "free": "inputs unrestricted"}
 ATTACKS = {
     "": "no attack",
@@ -126,7 +126,7 @@ def attack_label(attack: str) -> str:
 
 
 def norm_label(norm: str) -> str:
-    """ℓ∞ for linf, ℓ2 for l2."""
+    """ℓ∞ for linf, ℓ₂ for l2."""
     return NORMS.get(norm, norm)
 
 
@@ -138,7 +138,7 @@ def metric_symbol(group: Group) -> str:
 
 def group_title(group: Group) -> str:
     """What a figure of this group shows, in a title's length."""
-    where = "" if group.domain in ("box", "") else f", domain {group.domain}"
+    where = f", domain {group.domain}" if group.domain else ""
     if group.budgeted:
         return f"Accuracy left under {norm_label(group.norm)} attack, {eps_text(group.eps)}{where}"
     return f"Mean {norm_label(group.norm)} size of the smallest perturbation found{where}"

@@ -1,0 +1,240 @@
+"""Laws of the pages and of the terminal: self-contained, complete, escaped, repeatable, honest about what is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from isogrid.core.errors import InputError
+from isogrid.report import build_report, compare, print_summary
+from isogrid.report.advice import advice, headline
+from isogrid.report.tables import read_study
+from isogrid.report.verdicts import claim
+
+SMALL = {"models": ["linear"], "rounds": 3, "gallery": False, "transfer": False, "classes": 0}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and gathers attributes and ids."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> without a start"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def _self_contained(page: Page) -> None:
+    tags = {tag for tag, _, _ in page.attributes}
+    assert not tags & {"script", "link", "iframe", "object"}
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "srcset", "data"):
+            assert value.startswith(("#", "data:")) or (tag == "a" and value.startswith("https://arxiv.org/")), (tag, value)
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for tag, name, value in page.attributes if tag == "a" and name == "href" and value.startswith("#")} <= set(ids)
+
+
+@pytest.fixture(scope="module")
+def page(study) -> Page:
+    return Page(build_report(study).read_text(encoding="utf-8"))
+
+
+def test_page_is_well_formed_and_self_contained(page):
+    _self_contained(page)
+    text = page.text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_every_verdict_appears_as_a_word_with_its_interval_and_reason(page):
+    for verdict in ("supported", "contradicted", "undecided", "no control", "not applicable"):
+        assert verdict in page.text
+    assert "Where this study contradicts the paper" in page.text
+    assert "made-up statement: both rise" in page.text
+    assert all(f"made-up reason {k}" in page.text for k in range(5))
+    assert "[0.050, 0.110]" in page.text
+
+
+def test_undecided_recommendations_say_so(study, page):
+    found = advice(read_study(study), "lenet-300-100")
+    assert "ℓ₂ is undecided" in headline(found)
+    assert headline(found) in page.text
+    assert sum(one.value == "undecided" for one in found) == 3
+
+
+def test_every_number_of_the_frontier_is_on_the_page_with_its_interval(study, page):
+    points = [point for curve in read_study(study).curves for point in curve.points if curve.group.metric in ("r_inf", "r_2", "accuracy")]
+    missing = [p for p in points if f"{p.mean:.3f}" not in page.text or f"[{p.low:.3f}, {p.high:.3f}]" not in page.text]
+    assert len(points) > 100
+    assert missing == []
+
+
+def test_every_figure_is_stored_named_and_has_an_alternative_text(study, page):
+    captions = re.findall(r"figures/(\S+?)\.svg", page.text)
+    stored = {path.stem for path in (study / "figures").glob("*.svg")}
+    assert stored == {path.stem for path in (study / "figures").glob("*.png")} == set(captions)
+    assert all(value for tag, name, value in page.attributes if (tag, name) in (("img", "alt"), ("svg", "aria-label")))
+    assert sum(tag == "img" and name == "alt" for tag, name, _ in page.attributes) == sum(
+        tag == "img" and name == "src" for tag, name, _ in page.attributes
+    )
+
+
+def test_audit_settings_and_definitions_are_there(page):
+    for words in (
+        "IG004",
+        "Raise steps to 80.",
+        "More steps still help",
+        "study.yaml",
+        "overshoot",
+        "Dense twin",
+        "arXiv:1810.09619",
+        "No task of",
+    ):
+        assert words in page.text
+
+
+def test_equal_tables_give_equal_bytes_and_stale_figures_go(make_study, tmp_path):
+    one, two = (make_study(tmp_path / name, **SMALL) for name in ("one", "two"))
+    (two / "figures").mkdir()
+    (two / "figures" / "old.svg").write_text("<svg/>")
+    pages = [build_report(folder).read_bytes() for folder in (one, two)]
+    assert pages[0] == pages[1]
+    assert not (two / "figures" / "old.svg").exists()
+
+
+def test_what_a_user_names_is_escaped_everywhere(make_study, tmp_path):
+    evil = "<script>alert('x')</script>\"&"
+    folder = make_study(tmp_path / "evil", models=[evil], rounds=2, classes=0, name=evil, failures=[{"task": evil, "reason": evil}])
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["audit"][0] |= {"title": evil, "detail": evil, "remedy": evil}
+    summary["data"]["source"] = evil
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "study.yaml").write_text(evil)
+    text = build_report(folder).read_text(encoding="utf-8")
+    page = Page(text)
+    _self_contained(page)
+    assert "<script" not in text
+    assert evil in page.text
+    assert all(re.fullmatch(r"[a-z0-9._-]+", path.name) for path in (folder / "figures").iterdir())
+    _self_contained(Page(compare([folder, make_study(tmp_path / "other", rounds=2)], tmp_path / "c.html").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"seeds": 1, "twin": False, "envelope": False},
+            ["One seed: no spread over seeds can be shown.", "No dense twin was attacked", "This attack has no dense twin"],
+        ),
+        (
+            {
+                "models": ["lenet-5"],
+                "failures": [{"task": "train 3", "reason": "killed by signal 9"}],
+                "verdicts": (),
+                "recommendation": False,
+            },
+            ["killed by signal 9", "This study is incomplete", "This study left no claims", "No recommendation"],
+        ),
+        ({"rounds": 0}, ["Frontier", "No recommendation"]),
+    ],
+)
+def test_missing_parts_are_said_not_hidden(make_study, tmp_path, changes, said):
+    folder = make_study(tmp_path / "part", **{**SMALL, **changes})
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    _self_contained(page)
+    assert [words for words in said if words not in page.text] == []
+
+
+def test_a_folder_with_a_bare_summary_still_gives_a_page(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"name": "bare", "models": ["linear"], "failures": [{"task": "t", "reason": "r"}]}))
+    page = Page(build_report(tmp_path).read_text(encoding="utf-8"))
+    assert "This study is incomplete" in page.text
+    assert "No level of this model was measured" in page.text
+    print_summary(tmp_path, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"curves": [{"model": "m", "points": [{}]}]}'])
+def test_folders_that_are_no_study_are_refused_in_one_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(InputError) as caught:
+        build_report(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_distances_are_told_in_per_cent_and_accuracies_in_shares():
+    parts = [
+        {"measure": "pgd@0.1", "attack": "pgd", "norm": "linf", "domain": "box", "eps": 0.1, "role": "primary", "unit": "absolute",
+         "effect": 0.08, "low": 0.05, "high": 0.11, "p": 0.00001},
+        {"measure": "ddn", "attack": "ddn", "norm": "l2", "domain": "box", "eps": None, "role": "secondary", "unit": "relative",
+         "effect": -0.021, "low": None, "high": -0.01, "p": None},
+    ]  # fmt: skip
+    one = claim(
+        {
+            "claim": 2,
+            "verdict": "supported",
+            "confidence": 0.9,
+            "parts": parts,
+            "effect": -0.021,
+            "interval": [None, -0.01],
+            "effect_of": "ddn",
+        }
+    )
+    assert (one.parts[0].effect, one.parts[0].interval, one.parts[0].p) == ("+0.080", "90 % [0.050, 0.110]", "< 0.001")
+    assert (one.others[0].effect, one.others[0].interval, one.effect) == ("−2.1 %", "90 % (−∞, −1.0] %", "−2.1 %")
+    assert one.parts[0].measure == "ℓ∞ PGD ε = 0.1 box"
+
+
+def test_comparison_sets_models_side_by_side_and_warns_of_unlike_studies(study, make_study, tmp_path):
+    other = make_study(tmp_path / "other", models=["lenet-5"], rounds=4, name="other")
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps({**summary, "data": {"name": "elsewhere"}}))
+    page = Page(compare([study, other], tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    _self_contained(page)
+    assert "These studies use different data (elsewhere and made-up)" in page.text
+    assert "other: lenet-5" in page.text
+    assert page.text.count("contradicted") >= 3
+    for folders in ([study], [study, study]):
+        with pytest.raises(InputError, match="two or more different"):
+            compare(folders, tmp_path / "no.html")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_says_frontier_claims_and_recommendation_within_its_width(study, width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    print_summary(study, console)
+    text = console.file.getvalue()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    for words in ("linear", "91.2 %", "█", "✕ contradicted", "no control", "Recommendation", "x collapsed"):
+        assert words in text
+    assert "undecided" in text
