@@ -80,7 +80,7 @@ class CarliniWagner(Attack):
 
     `searches` x `steps`: at most that many Adam steps (`lr`, falling to half within a search) from v = atanh(x). c starts at `c0`, is
     multiplied by 10 until a search succeeds, then halves the bracket between failure and success; bracket, steps and stopping belong
-    to each sample alone. A search ends after `patience` steps (default: steps / 15) without progress; a sample leaves when a
+    to each sample alone. A search ends after `patience` steps (default: steps / 8, at least 8) without progress; a sample leaves when a
     successful search improved its distance by less than 2 %: beyond the critical constant the hinge is an exact penalty,
     and every c has the same minimiser. In domain "free" there is no change of variables.
 
@@ -117,7 +117,12 @@ class CarliniWagner(Attack):
         for name in ("lr", "c0"):
             require(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "a finite number > 0")
         require("kappa", self.kappa, 0 <= self.kappa < float("inf"), "a finite number >= 0")
-        require("patience", self.patience or 1, self.patience is None or self.patience >= 1, "an integer >= 1, or None for steps / 15")
+        require(
+            "patience",
+            self.patience or 1,
+            self.patience is None or self.patience >= 1,
+            "an integer >= 1, or None for steps / 8, at least 8",
+        )
         for name in ("polish", "queries"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "an integer >= 0")
 
@@ -191,7 +196,7 @@ class CarliniWagner(Attack):
         s.moved.sub_(s.mean.div(root).mul_(per_row(scale.to(delta.dtype), delta)))
 
         # before the first success patience is doubled: pixels on a face leave it slowly, and the loss shows little of it
-        patience = self.patience or max(4, self.steps // 15)
+        patience = self.patience or max(8, self.steps // 8)
         ended = (s.step >= self.steps) | (s.idle >= torch.where(torch.isfinite(s.shortest), patience, 2 * patience))
         return self._next_search(s, torch.nonzero(ended).squeeze(1), length, before) if bool(ended.any()) else s
 

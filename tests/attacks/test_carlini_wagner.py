@@ -1,0 +1,105 @@
+"""C&W against the exact boxed distance of linear models, and against Foolbox."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isogrid.attacks.carlini_wagner import CarliniWagner
+from isogrid.core.errors import InputError
+from isogrid.core.random import generator
+
+Oracle = Callable[..., tuple[nn.Module, Tensor, Tensor, Tensor]]
+
+
+def network() -> nn.Module:
+    draw = generator(5, "test", "cw network")
+    model = nn.Sequential(nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 6))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=draw) / math.sqrt(parameter.shape[-1]) * 2
+    return model
+
+
+def samples(model: nn.Module, n: int) -> tuple[Tensor, Tensor]:
+    x = (torch.rand(n, 40, generator=generator(6, "test")) * 1.6 - 0.3).clamp(0, 1)  # many pixels at exactly 0 or 1
+    with torch.no_grad():
+        return x, model(x).argmax(1)
+
+
+@pytest.mark.parametrize("domain", ["box", "free"])
+@pytest.mark.parametrize("seed", range(2))
+def test_within_one_per_cent_of_the_exact_distance_on_linear_models(linear_oracle: Oracle, seed: int, domain: str) -> None:
+    model, x, y, exact = linear_oracle("l2", domain, seed)
+    reachable = torch.isfinite(exact)
+    out = CarliniWagner(domain=domain)(model, x, y)  # type: ignore[arg-type]
+    assert bool((out.success <= reachable).all())
+    assert bool(out.success[reachable].all())
+    ratio = out.distance[reachable].double() / exact[reachable]
+    assert ratio.min() > 1 - 1e-4
+    assert ratio.mean() < 1.01
+    assert ratio.median() < 1.005
+
+
+def test_pixels_at_the_faces_move() -> None:
+    model = nn.Linear(4, 2, bias=False)
+    model.weight.data = torch.tensor([[-1.0, -1.0, 1.0, 1.0], [1.0, 1.0, -1.0, -1.0]])
+    x = torch.tensor([[0.0, 0.0, 1.0, 1.0]])  # every pixel on a face
+    for attack in (CarliniWagner(), CarliniWagner(polish=0, queries=0)):
+        out = attack(model, x, torch.tensor([0]))
+        assert bool(out.success.all())
+        assert out.distance.item() == pytest.approx(1.0, rel=0.02)
+
+
+def test_failures_are_infinite_and_a_flat_model_is_a_failure() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :3] * 0 + torch.tensor([3.0, 1.0, 0.0])
+
+    out = CarliniWagner(searches=2, steps=10)(Flat(), torch.rand(4, 5, generator=generator(0, "t")), torch.zeros(4, dtype=torch.int64))
+    assert not bool(out.success.any())
+    assert bool(torch.isinf(out.distance).all())
+    assert bool(out.zero_gradient.all())
+
+
+def test_confidence_is_kept() -> None:
+    model = network()
+    x, y = samples(model, 16)
+    out = CarliniWagner(kappa=0.5)(model, x, y)
+    assert out.success.float().mean() > 0.9
+    assert out.margin[out.success].max() <= -0.5 + 1e-4
+
+
+def test_a_verdict_does_not_depend_on_neighbours() -> None:
+    model = network()
+    x, y = samples(model, 24)
+    attack = CarliniWagner(searches=4, steps=40)
+    whole = attack(model, x, y)
+    single = [attack(model, x[i : i + 1], y[i : i + 1]).distance.item() for i in range(0, 24, 6)]
+    # Adam normalises its steps, so rounding in a pixel without a gradient is carried along
+    torch.testing.assert_close(whole.distance[::6], torch.tensor(single), rtol=2e-3, atol=1e-4)
+
+
+def test_not_weaker_than_foolbox() -> None:
+    fb = pytest.importorskip("foolbox")
+    model = network().eval()
+    x, y = samples(model, 48)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attack = fb.attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=60, stepsize=0.1, initial_const=0.1)
+        _, theirs, broken = attack(fb.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=None)
+    ours = CarliniWagner(searches=5, steps=60)(model, x, y)
+    assert ours.success.float().mean() >= broken.float().mean() - 1e-6
+    both = ours.success & broken
+    assert both.float().mean() > 0.8
+    assert ours.distance[both].mean() <= 1.01 * (theirs - x).norm(dim=1)[both].mean()
+
+
+@pytest.mark.parametrize("bad", [{"searches": 0}, {"lr": 0.0}, {"c0": -1.0}, {"kappa": -0.1}, {"polish": -1}, {"steps": True}])
+def test_parameters_are_verified(bad: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        CarliniWagner(**bad)  # type: ignore[arg-type]
