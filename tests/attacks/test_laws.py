@@ -11,13 +11,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from isogrid.attacks import ATTACKS, FGS, Attack, config_of, make
+from isogrid.attacks import ATTACKS, FGS, PGD, Attack, Ensemble, Minimise, config_of, make
 from isogrid.attacks.base import log_odds, margin
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2, LINF
 from isogrid.testing import ATTACK_LAWS, check_attack
 
-LIMITS = {"steps": 20, "iterations": 20, "queries": 100, "searches": 4, "restarts": 2}
+LIMITS = {"steps": 10, "queries": 60, "searches": 4, "restarts": 2, "targets": 2}
 """Integer parameters that are effort only: cut down so that the suite stays fast. No law is about strength."""
 
 
@@ -33,7 +33,7 @@ def quick(cls, **fixed):
 
 
 def variants():
-    """Every registered attack, in both domains, and in both norms where it has the choice."""
+    """Every registered attack in both domains (the one that is not its default: slow), and in both norms where it has the choice."""
     for name, cls in ATTACKS.items():
         accepted = {f.name for f in dataclasses.fields(cls)}
         for norm in ("l2", "linf") if "norm" in accepted else (None,):
@@ -43,7 +43,10 @@ def variants():
                     attack = quick(cls, **values)
                 except InputError:  # an attack may exist in one domain or norm only
                     continue
-                yield pytest.param(attack, id="-".join(filter(None, (name, norm, domain))))
+                other = () if domain == cls().domain else pytest.mark.slow
+                yield pytest.param(attack, id="-".join(filter(None, (name, norm, domain))), marks=other)
+    yield pytest.param(Minimise(attack=PGD(steps=5), searches=6), id="minimise")
+    yield pytest.param(Ensemble(attacks=(FGS(), PGD(steps=5))), id="ensemble")
 
 
 @pytest.mark.parametrize("law", ATTACK_LAWS)
