@@ -13,6 +13,7 @@ from isogrid.attacks.autoattack import AutoAttack, Ensemble
 from isogrid.attacks.base import Attack, AttackOutcome, Domain, Problem
 from isogrid.attacks.callable import Wrapped
 from isogrid.attacks.carlini_wagner import CarliniWagner
+from isogrid.attacks.chain import attack_levels
 from isogrid.attacks.ddn import DDN
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
 from isogrid.attacks.fab import FAB
@@ -117,6 +118,7 @@ __all__ = [
     "SuperDeepFool",
     "Transfer",
     "Wrapped",
+    "attack_levels",
     "config_of",
     "make",
     "minimise",

@@ -77,12 +77,16 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
 
 def _gradient_seconds(network: torch.nn.Module, x: torch.Tensor) -> float:
     """Measured time of one forward and backward pass per sample: forecasts only, never a result."""
-    batch = x[:128].clone().requires_grad_()
+    batch, threads = x[:128].clone().requires_grad_(), torch.get_num_threads()
     times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        network(batch).sum().backward()
-        times.append(time.perf_counter() - started)
+    torch.set_num_threads(1)
+    try:
+        for _ in range(3):
+            started = time.process_time()
+            network(batch).sum().backward()
+            times.append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
     return min(times) / len(batch)
 
 

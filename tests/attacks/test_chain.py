@@ -1,0 +1,84 @@
+"""The chain: never weaker than its attacks alone, nothing asked twice, cold unless told otherwise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from isogrid.attacks import DDN, FGS, PGD, DeepFool, attack_levels
+from isogrid.core.errors import InputError
+from isogrid.core.random import generator
+
+
+def network(seed: int, width: int = 16) -> nn.Module:
+    net = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 4))
+    with torch.no_grad():
+        for i, p in enumerate(net.parameters()):
+            p.copy_(torch.randn(p.shape, generator=generator(seed, "net", i)))
+    return net
+
+
+def problem() -> tuple[list[nn.Module], torch.Tensor, torch.Tensor]:
+    models = [network(0), network(1), network(2)]
+    x = torch.rand(64, 8, generator=generator(0, "x"))
+    y = models[0](x).argmax(1)
+    y[::9] = (y[::9] + 1) % 4
+    return models, x, y
+
+
+def test_each_verdict_is_at_least_that_of_the_attack_alone_and_verified():
+    models, x, y = problem()
+    attacks = [FGS(eps=0.1), PGD(eps=0.1, steps=10), DeepFool(domain="box"), DDN()]
+    for model, outcomes in zip(models, attack_levels(models, attacks, x, y), strict=True):
+        for attack, outcome in zip(attacks, outcomes, strict=True):
+            alone = attack(model, x, y)
+            assert (outcome.success >= alone.success).all()
+            if attack.budget is not None:
+                assert (outcome.distance[outcome.success] <= attack.budget + 1e-6).all()
+            turned = model(outcome.x_adv).argmax(1) != y
+            assert turned[outcome.success].all()
+            moved = attack.threat.size(outcome.x_adv - x)
+            assert torch.allclose(moved[outcome.success], outcome.distance[outcome.success], atol=1e-6)
+            assert (outcome.distance[~outcome.correct] == 0).all()
+            assert torch.isinf(outcome.distance[outcome.failed]).all()
+
+
+def test_a_sample_that_a_cheap_attack_broke_is_not_asked_again():
+    models, x, y = problem()
+    for fgs, pgd in attack_levels(models, [FGS(eps=0.2), PGD(eps=0.2, steps=10)], x, y):
+        assert fgs.success.any()
+        assert (pgd.forwards[fgs.success] == 0).all()
+        assert (pgd.backwards[fgs.success] == 0).all()
+        assert (pgd.forwards[fgs.failed] > 0).all()
+
+
+def test_min_norm_attacks_and_the_first_attack_are_what_they_are_alone():
+    models, x, y = problem()
+    for model, (fgs, deepfool) in zip(models, attack_levels(models, [FGS(eps=0.1), DeepFool()], x, y), strict=True):
+        assert torch.equal(fgs.distance, FGS(eps=0.1)(model, x, y).distance)
+        assert torch.equal(deepfool.distance, DeepFool()(model, x, y).distance)
+
+
+def test_a_short_minimum_norm_example_settles_a_budget_of_its_norm_only():
+    models, x, y = problem()
+    [[ddn, inside, other]] = attack_levels(models[:1], [DDN(), PGD(eps=0.5, norm="l2", steps=5), PGD(eps=0.01, steps=5)], x, y)
+    settled = ddn.success & (ddn.distance <= 0.5)
+    assert settled.any()
+    assert inside.success[settled].all()
+    assert (inside.forwards[settled] == 0).all()
+    assert (other.forwards[ddn.success] > 0).all()
+
+
+def test_warm_starts_change_later_levels_only_and_never_weaken_them():
+    models, x, y = problem()
+    attacks = [PGD(eps=0.1, steps=2)]
+    cold, warm = attack_levels(models, attacks, x, y), attack_levels(models, attacks, x, y, warm=True)
+    assert torch.equal(cold[0][0].x_adv, warm[0][0].x_adv)
+    assert all((w[0].success >= c[0].success).all() for c, w in zip(cold, warm, strict=True))
+
+
+def test_nothing_to_do_is_refused():
+    _, x, y = problem()
+    with pytest.raises(InputError, match="chain"):
+        attack_levels([], [FGS()], x, y)
