@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.built
 
-.PHONY: env run test check slow bench docs clean
+.PHONY: env run test check slow peers bench docs clean
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -26,9 +26,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+# Other attack libraries, for benchmarks and for the tests of the recipes: without their dependencies, which would replace torch.
+peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps adv-lib torchattacks adversarial-robustness-toolbox pyautoattack visdom tqdm
+
+bench: peers
 	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/study.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pytest -q --doctest-modules src

@@ -86,7 +86,7 @@ def _on_survivors(
 def merged(a: AttackOutcome, b: AttackOutcome) -> AttackOutcome:
     """Per sample the outcome with the smaller distance (the first where equal): two attacks of one norm and domain on one model."""
     take = b.distance < a.distance
-    fields = {}
+    fields: dict[str, Any] = {}
     for field in dataclasses.fields(AttackOutcome):
         mine, other = getattr(a, field.name), getattr(b, field.name)
         if isinstance(mine, Tensor):

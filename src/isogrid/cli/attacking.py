@@ -16,7 +16,7 @@ from rich.table import Table
 from isogrid import attacks as attack_library, data as data_library, models
 from isogrid.attacks.base import Attack, AttackOutcome
 from isogrid.cli.app import split_list
-from isogrid.cli.flags import choose_device
+from isogrid.cli.flags import ALL_ATTACKS, choose_device
 from isogrid.core.errors import InputError, one_of
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
@@ -95,9 +95,9 @@ def _attacks(text: str, eps: str | None) -> list[Attack]:
     budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
     chosen: list[Attack] = []
     for name in split_list("attacks", text, str, "names with commas"):
-        if name not in attack_library.ATTACKS:
-            raise one_of("attack", name, attack_library.ATTACKS)
-        fixed = "eps" in attack_library.ATTACKS[name].__dataclass_fields__
+        if name not in ALL_ATTACKS:
+            raise one_of("attack", name, ALL_ATTACKS)
+        fixed = "eps" in ALL_ATTACKS[name].__dataclass_fields__
         chosen += [
             attack_library.make({"name": name} | ({"eps": e} if e is not None else {})) for e in (budgets if fixed and budgets else [None])
         ]

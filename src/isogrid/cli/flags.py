@@ -12,6 +12,8 @@ from isogrid.cli.app import split_list
 from isogrid.core.errors import InputError, one_of
 from isogrid.study.spec import PRESETS, Spec, preset_data, read_yaml
 
+ALL_ATTACKS = attack_library.ATTACKS | attack_library.COMPOSED
+
 
 def specification(study: Path | None, preset: str | None, flags: dict[str, Any]) -> Spec:
     """The specification of `isogrid run`: a file or a preset, with the flags that were given on top."""
@@ -78,10 +80,10 @@ def _attacks(base: dict[str, Any], text: str | None, eps: str | None) -> list[di
     budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
     chosen = []
     for name in names:
-        if name not in attack_library.ATTACKS:
-            raise one_of("attack", name, attack_library.ATTACKS)
+        if name not in ALL_ATTACKS:
+            raise one_of("attack", name, ALL_ATTACKS)
         entry = dict(known.get(name, {"name": name}))
-        if budgets is not None and "eps" in attack_library.ATTACKS[name].__dataclass_fields__:
+        if budgets is not None and "eps" in ALL_ATTACKS[name].__dataclass_fields__:
             entry["eps"] = budgets
         chosen.append(entry)
     return chosen
