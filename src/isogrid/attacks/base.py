@@ -13,11 +13,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
+from isogrid.attacks.checkpoint import BatchStore
 from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.norms import Norm, rows as per_row
 from isogrid.core.random import Streams
@@ -282,12 +284,14 @@ class Attack(ABC):
         budget: Tensor | None = None,
         box: tuple[float, float] = (0.0, 1.0),
         on_batch: Callable[[int], None] | None = None,
+        checkpoint: Path | None = None,
     ) -> AttackOutcome:
         """Attack the samples `x` [N, *S] with true classes `y` [N] and return verified outcomes.
 
         `ids` [N] (default 0..N-1) name the samples for the random streams of `seed`; `start` [N, *S] is handed to the attack;
-        `budget` [N] replaces `eps` per row; `box` = (low, high) of the inputs; `on_batch(rows_done)` reports progress. The model,
-        its mode, its gradients and the global random state are left as they were.
+        `budget` [N] replaces `eps` per row; `box` = (low, high) of the inputs; `on_batch(rows_done)` reports progress.
+        `checkpoint`: a folder for finished batches; a later call with the same attack, seed, weights and samples takes them from there,
+        bit for bit. The model, its mode, its gradients and the global random state are left as they were.
 
         Raises InputError for unusable samples and ModelError where the model is no classifier on them.
         """
@@ -295,25 +299,39 @@ class Attack(ABC):
         check_samples(x, y, box)
         ids = torch.arange(len(y)) if ids is None else ids.cpu()
         size = batch_rows(model, x, self.state_copies)
+        store = None if checkpoint is None else BatchStore.of(checkpoint, model, self.name, self, seed, box, size, x.device.type)
         parts = []
         with frozen(model):
             function = as_classifier(model, x, y)
             for first in range(0, len(y), size):
                 part = slice(first, first + size)
-                parts.append(
-                    self._attack_batch(
-                        function,
-                        x[part],
-                        y[part],
-                        domain,
-                        Streams(seed=seed, ids=ids[part].to(x.device)),
-                        None if start is None else start[part],
-                        None if budget is None else budget[part],
-                    )
-                )
+                extra = None if start is None else start[part], None if budget is None else budget[part]
+                streams = Streams(seed=seed, ids=ids[part].to(x.device))
+                parts.append(self._stored_or_new(store, function, x[part], y[part], domain, streams, *extra))
                 if on_batch is not None:
                     on_batch(min(first + size, len(y)))
         return _join(parts)
+
+    def _stored_or_new(
+        self,
+        store: BatchStore | None,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        domain: Domain,
+        streams: Streams,
+        start: Tensor | None,
+        budget: Tensor | None,
+    ) -> AttackOutcome:
+        given = {"x": x, "y": y, "ids": streams.ids, "start": start, "budget": budget}
+        stored = None if store is None else store.load(given, x.device)
+        if stored is not None:
+            return AttackOutcome(attack=self.name, norm=self.threat, domain=domain, eps=self.budget, **stored)
+        outcome = self._attack_batch(model, x, y, domain, streams, start, budget)
+        if store is not None:
+            values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
+            store.save(given, {name: value for name, value in values.items() if isinstance(value, Tensor)})
+        return outcome
 
     def _attack_batch(
         self, model: Model, x: Tensor, y: Tensor, domain: Domain, streams: Streams, start: Tensor | None, budget: Tensor | None
