@@ -117,6 +117,28 @@ def compare(row: Row, network: str, model: nn.Module, pairs: int, skip: tuple[st
     return lines, notes
 
 
+def publish(lines: list[list[str]], notes: list[str], pairs: int) -> None:
+    """Write the section from the lines measured so far."""
+    header = [
+        "network",
+        "attack",
+        "library",
+        "CPU s",
+        "success",
+        "l2 median / mean",
+        "time, isogrid / peer",
+        "mean, isogrid / peer",
+        "target",
+    ]
+    text = (
+        f"{harness.machine()}. Box [0, 1]. CPU seconds of one run; the time ratio against the fastest correct peer is the median of "
+        f"{pairs} interleaved pairs with a >= 95 % interval, and the target wants its upper end and the ratio of mean "
+        "distances (over samples that both break). isogrid's time includes its verification. "
+        "DeepFool's `parts`, C&W's stopping constants and the patience of 5 were chosen on samples and networks of this very table."
+    )
+    harness.write_section("Minimum-norm attacks", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
+
+
 def main() -> None:
     """Run the rows and write the section "Minimum-norm attacks"."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,24 +156,7 @@ def main() -> None:
             more, said = compare(ROWS[name], network, model, chosen.pairs, SLOW_PEERS if chosen.fast else ())
             lines, notes = lines + more, notes + said
             print("\n".join(" | ".join(line) for line in more), flush=True)
-    header = [
-        "network",
-        "attack",
-        "library",
-        "CPU s",
-        "success",
-        "l2 median / mean",
-        "time, isogrid / peer",
-        "mean, isogrid / peer",
-        "target",
-    ]
-    text = (
-        f"{harness.machine()}. Box [0, 1]. CPU seconds of one run; the time ratio against the fastest correct peer is the median of "
-        f"{chosen.pairs} interleaved pairs with a >= 95 % interval, and the target wants its upper end and the ratio of mean "
-        "distances (over samples that both break). isogrid's time includes its verification. "
-        "DeepFool's `parts`, C&W's stopping constants and the patience of 5 were chosen on samples and networks of this very table."
-    )
-    harness.write_section("Minimum-norm attacks", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
+        publish(lines, notes, chosen.pairs)
 
 
 if __name__ == "__main__":
