@@ -11,6 +11,7 @@ from torch import nn
 
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
+from isogrid.models import build
 from isogrid.sparsity import Dense, Masks, Progressive, enforce, live_outputs, prunable
 
 
@@ -141,11 +142,11 @@ def test_a_rate_outside_0_1_is_refused(value):
 
 
 def test_live_outputs_follow_paths_not_weights():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 3))
     with torch.no_grad():
         net[1].weight[0] = 0  # hidden unit 0 sees nothing
         net[3].weight[0] = torch.tensor([1.0, 0.0, 0.0])  # class 0 sees hidden unit 0 only
-    assert live_outputs(net, torch.zeros(1, 2, 3)).tolist() == [False, True]
+    assert live_outputs(net, torch.zeros(1, 2, 3)).tolist() == [False, True, True]
     conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3))
     before = copy.deepcopy(conv.state_dict())
     assert live_outputs(conv, torch.zeros(1, 1, 8, 8)).all()
@@ -153,3 +154,12 @@ def test_live_outputs_follow_paths_not_weights():
     with torch.no_grad():
         conv[0].weight.zero_()
     assert not live_outputs(conv, torch.zeros(1, 1, 8, 8)).any()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_binary_model_lives_while_its_one_output_does(alive):
+    net = build("linear", (1, 4, 4), 2, 0)
+    with torch.no_grad():
+        for weight in prunable(net).values():
+            weight.mul_(float(alive))
+    assert live_outputs(net, torch.zeros(1, 1, 4, 4)).tolist() == [alive, alive]

@@ -1,0 +1,37 @@
+"""The batch rule bounds memory: every attack on 10,000 samples of the largest network here stays within 4 GiB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LIMIT_GIB = 4.0
+SCRIPT = """
+import resource, sys, dataclasses, torch
+from isogrid.attacks import ATTACKS
+from isogrid.attacks.base import BATCH_BYTES, batch_rows
+from isogrid.core.random import generator
+from isogrid.models import build
+torch.set_num_threads(2)
+model = build("lenet-5", (1, 28, 28), 10, 0).eval()
+x = torch.rand(10_000, 1, 28, 28, generator=generator(0, "memory"))
+with torch.no_grad():
+    y = torch.cat([model(part).argmax(1) for part in x.split(1000)])
+for name in sys.argv[1:]:
+    cls = ATTACKS[name]
+    effort = {"steps": 2, "queries": 30, "searches": 1, "rounds": 1, "targets": 1, "restarts": 1, "iterations": 1, "draws": 1}
+    fields = {f.name for f in dataclasses.fields(cls)}
+    cls(**{k: v for k, v in effort.items() if k in fields})(model, x, y)
+    print(name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("fgs", "pgd", "apgd-ce", "deepfool"), ("cw", "ddn", "fmn"), ("apgd-t", "fab", "square", "hopskipjump")])
+def test_ten_thousand_samples_fit(names):
+    result = subprocess.run([sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True, check=True)
+    peaks = {line.split()[0]: float(line.split()[1]) for line in result.stdout.splitlines()}
+    assert set(peaks) == set(names)
+    assert all(peak < LIMIT_GIB for peak in peaks.values()), peaks
