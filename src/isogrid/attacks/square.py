@@ -98,7 +98,7 @@ class Square(Attack):
         streams, draws = problem.streams, torch.empty(0)
         for query in range(1, self.queries):
             stay = lowest >= 0  # a tie is not misclassified yet
-            if self.prospect is not None and (query - 1) % _BLOCK == 0:
+            if self.prospect is not None and query > _PATIENT and (query - 1) % _BLOCK == 0:
                 stay &= lowest <= (1 - expected_fall(query, self.prospect)) * clean
             if not bool(stay.all()):
                 found[rows[~stay]] = x[~stay].view(-1, *problem.x.shape[1:])

@@ -1,0 +1,65 @@
+"""Finished batches of an attack on disk, so that an interrupted run goes on where it stopped. Nothing of any attack belongs here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from isogrid.core.errors import InputError
+from isogrid.core.files import digest, load_tensors, save_tensors
+
+SCHEMA = 1
+"""Raised whenever a stored batch would come out differently."""
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes: equal for equal contents, whatever the device or memory layout."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStore:
+    """A folder of finished batches; `identity` stands for everything that all batches of a run share.
+
+    A batch's file is named by the digest of `identity` and of the batch's own tensors, so a change in any of them (attack, parameters,
+    seed, weights, samples, box, batch rule) never meets an old file; files are written whole or not at all.
+    Pitfall: code is not part of the digest, beyond the printed structure of the model; a forward that was edited needs a new folder.
+    """
+
+    folder: Path
+    identity: str
+
+    @classmethod
+    def of(cls, folder: Path, model: nn.Module, *shared: object) -> BatchStore:
+        """The store in `folder` for `model` and whatever else is `shared`, told apart by its printed form."""
+        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+        return cls(folder=Path(folder), identity=digest([SCHEMA, tensor_digest(state), repr(model), *map(repr, shared)]))
+
+    def path(self, given: Mapping[str, Tensor | None]) -> Path:
+        """Where the batch with the input tensors `given` is or will be."""
+        own = tensor_digest({name: value for name, value in given.items() if value is not None})
+        return self.folder / f"{digest([self.identity, own])}.safetensors"
+
+    def load(self, given: Mapping[str, Tensor | None], device: torch.device) -> dict[str, Tensor] | None:
+        """The stored outcome of that batch on `device`, or None where there is none (a damaged file is none)."""
+        path = self.path(given)
+        if not path.exists():
+            return None
+        try:
+            return {name: tensor.to(device) for name, tensor in load_tensors(path, "checkpoint").items()}
+        except InputError:
+            return None
+
+    def save(self, given: Mapping[str, Tensor | None], outcome: Mapping[str, Tensor]) -> None:
+        """Store a batch's outcome."""
+        save_tensors(self.path(given), outcome)
