@@ -15,10 +15,10 @@ from isogrid.attacks import PGD, Attack, DeepFool, HopSkipJump, Noise, Transfer
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
-from isogrid.study.audit import RULES, Finding, audit_level, verdicts
-from isogrid.study.audit_model import audit_model
-from isogrid.study.audit_records import AttackRecord, CleanRecord, LevelInputs
-from isogrid.study.cells import outcome_frame
+from isogrid.study.audit.model import audit_model
+from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.rules import RULES, Finding, audit_level, verdicts
+from isogrid.study.records import outcome_frame
 
 N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
 

@@ -27,8 +27,14 @@ SMALL = {
     "models": ["linear", "lenet-300-100"],
     "training": {"epochs": 6, "retrain_epochs": 2, "batch_size": 64},
     "pruning": {"rounds": 4, "rate": 0.5},
-    "twin": {"rounds": [2, 3], "attacks": ["fgs", "pgd", "deepfool"]},
-    "attacks": [{"name": "fgs", "eps": 0.1}, {"name": "pgd", "eps": 0.1, "steps": 5}, {"name": "deepfool"}],
+    "twin": {"rounds": [2, 3], "attacks": ["fgs", "pgd", "apgd-t", "deepfool"]},
+    "attacks": [
+        {"name": "fgs", "eps": 0.1},
+        {"name": "pgd", "eps": 0.1, "steps": 5},
+        {"name": "apgd-t", "eps": 0.1, "steps": 5, "survivors": True},
+        {"name": "deepfool"},
+    ],
+    "transfer": {"attack": {"name": "fgs", "eps": 0.1}, "samples": 100},
     "seeds": 2,
 }
 TABLES = ("frontier.csv", "claims.json", "summary.json", "study.yaml")
@@ -131,6 +137,55 @@ def test_examples_are_what_their_records_say(finished):
     x_adv, distance = gallery["lenet-300-100/0/deepfool/x_adv"], gallery["lenet-300-100/0/deepfool/distance"]
     moved = (x_adv - clean).flatten(1).norm(dim=1)
     assert torch.allclose(moved[distance > 0], distance[distance > 0], atol=1e-5)
+
+
+def test_an_attack_on_survivors_sees_them_only_and_speaks_through_the_envelope(finished):
+    place = {"seed": 1, "level": 2, "model": "lenet-300-100"}
+    fgs, pgd, apgd = (finished.records(f"{name}@0.1", **place) for name in ("fgs", "pgd", "apgd-t"))
+    broken = fgs["success"] | pgd["success"]
+    assert set(apgd["sample"]) == set(fgs["sample"][~broken & (fgs["clean"] == fgs["label"])])
+    rows = finished.frontier().query("model == 'lenet-300-100' and method == 'progressive' and seed == 1 and level == 2 and eps == 0.1")
+    envelope = rows.query("attack == 'envelope' and metric == 'r_inf'")["value"].item()
+    left = (fgs["clean"] == fgs["label"]).sum() - broken.sum() - apgd["success"].sum()
+    assert envelope == pytest.approx(left / len(fgs))
+    assert set(rows.query("attack == 'apgd-t@0.1'")["metric"]) == {"success_rate_on_survivors"}
+
+
+def test_the_transfer_matrix_has_the_attacks_own_figures_on_its_diagonal(finished):
+    summary = read_json(finished.folder / "summary.json")
+    entry = next(t for t in summary["transfer"] if t["model"] == "lenet-300-100")
+    assert entry["levels"] == list(range(5))
+    for level, row in zip(entry["levels"], entry["matrix"], strict=True):
+        own = finished.records("fgs@0.1", seed=0, level=level, model="lenet-300-100").iloc[:100]
+        assert row[level] == pytest.approx((own["adversarial"] == own["label"]).mean())
+
+
+def test_probes_of_a_level_the_substitute_and_the_audit(tmp_path):
+    spec = Spec.parse(
+        {
+            "data": SMALL["data"],
+            "models": ["linear"],
+            "training": SMALL["training"],
+            "pruning": {"rounds": 1},
+            "twin": {"rounds": "none"},
+            "attacks": [{"name": "fgs", "eps": 0.2}],
+            "blackbox": {"attack": {"name": "fgs", "eps": 0.2}, "model": "linear", "seed_samples": 60, "rounds": 3, "levels": [1]},
+            "audit": {"levels": [0], "samples": 20},
+            "seeds": 1,
+        }
+    )
+    study = run_study(spec, tmp_path, workers=1)
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["failures"] == []
+    r_inf = study.frontier().query("metric == 'r_inf' and level == 1").set_index("attack")["value"]
+    accuracy = study.frontier().query("metric == 'accuracy' and level == 1")["value"].item()
+    assert r_inf["fgs@0.2"] <= r_inf["substitute-fgs@0.2"] <= accuracy
+    assert claims_are_undecided(tmp_path)
+
+
+def claims_are_undecided(folder: Path) -> bool:
+    """One seed and no twin decide nothing."""
+    return {claim["verdict"] for claim in read_json(folder / "claims.json")} <= {"no control", "undecided", "not applicable"}
 
 
 def test_opening_what_is_no_study_says_so(tmp_path):

@@ -15,8 +15,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Domain, Loss, Problem, log_odds, margin
+from isogrid.attacks.base import Domain, Loss, Problem, margin
 from isogrid.attacks.geometry import shrink
+from isogrid.attacks.losses import log_odds_slope
 from isogrid.core.norms import L2, rows as per_row
 
 FIRST_GROWTH, GROWTH, GROWTH_CAP = 0.05, 1.3, 1.0
@@ -30,6 +31,12 @@ SHORTER = 0.93
 size would otherwise send every step to one of its corners."""
 STUCK = 5
 """Steps after which a row without a success is steered along the faces of the box."""
+RESTART = 20
+"""Each time that many steps pass without a success, the row goes on from a random point of the box: growth alone finds nothing where
+the gradient is zero, or points along a ray that never leaves the class."""
+FREE_REACH = 4.0
+"""The free domain is searched up to this many box sizes ||high - low|| from x. Without a limit a radius that doubles at each failure ends
+at 1e20, and one such success ruins every mean; what lies farther is a failure, and counted as one."""
 _TINY, _FLAT = 1e-30, 1e-18
 
 
@@ -103,7 +110,8 @@ class Verdicts:
 
 RadiusRule = Callable[[Verdicts], Tensor]
 PlaceRule = Callable[[Tensor, Tensor, Tensor, Domain], Tensor]
-"""(x [b, n], perturbation [b, n], radius [b], domain) -> x + the perturbation as placed, a point of the domain [b, n]."""
+"""(x [b, n], perturbation [b, n], radius [b], domain) -> x + the perturbation as placed, a point of the domain [b, n]; it may be written
+into the perturbation's memory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,20 +132,21 @@ class _Active:
 
     @classmethod
     def all(cls, problem: Problem, start: float | None) -> _Active:
-        x = problem.x.flatten(1)
+        x, box = problem.x.flatten(1), problem.domain
         none = torch.zeros(problem.n, dtype=x.dtype, device=x.device)
-        box, far = problem.domain, torch.full_like(none, math.inf)
+        size = problem.norm.size
+        corner = none + FREE_REACH * size(torch.full_like(x[:1], box.high - box.low))
         return cls(
             rows=torch.arange(problem.n, device=x.device),
             x=x,
             delta=torch.zeros_like(x),
-            point=x,
+            point=x.clone(),
             radius=none if start is None else none + start,
-            worst=far if box.name == "free" else problem.norm.size(torch.maximum(box.high - x, x - box.low)),
+            worst=corner if box.name == "free" else size(torch.maximum(box.high - x, x - box.low)),
             cycle=none.clone(),
             clock=none.clone(),
             failures=none.clone(),
-            before=far,
+            before=torch.full_like(none, math.inf),
             at_work=torch.ones_like(none, dtype=torch.bool),
         )
 
@@ -148,16 +157,21 @@ class _Active:
             for field in fields(self):
                 setattr(self, field.name, getattr(self, field.name)[keep])
 
+    def index(self, problem: Problem) -> Tensor | None:
+        """The rows, or None while they are all rows of the problem: copies by index cost more than small arithmetic."""
+        return None if len(self.rows) == problem.n else self.rows
+
 
 def tempered(scale: Tensor) -> Loss:
-    """The log-odds of the logits times `scale` [b]: with the scale near a row's own (sharpness / clean margin), attacks that steer by it
-    do not depend on the unit of the logits. Pitfall: the plain cross-entropy of a network with logits a tenth as large misled DDN
-    to distances 17 % longer, and one with logits ten times as large (where it saturates too) 26 %."""
+    """The slope of the log-odds of the logits times `scale` [b]: with the scale near a row's own (sharpness / clean margin), attacks that
+    steer by it do not depend on the unit of the logits. Pitfall: the plain cross-entropy of a network with logits a tenth as large misled
+    DDN to distances 17 % longer, and one with logits ten times as large (where it saturates too) 26 %."""
 
-    def loss(logits: Tensor, y: Tensor) -> Tensor:
-        return log_odds(logits * scale[:, None], y)
+    def slope(logits: Tensor, y: Tensor) -> Tensor:
+        unit = scale[:, None]
+        return log_odds_slope(logits * unit, y).mul_(unit)
 
-    return loss
+    return slope
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,11 +189,15 @@ class _Record:
         ones = torch.ones_like(x[:, 0])
         return cls(size=torch.full_like(ones, math.inf), delta=torch.zeros_like(x), margin=-ones, clean=ones, scale=ones.clone())
 
-    def offer(self, rows: Tensor, delta: Tensor, size: Tensor, margin: Tensor, adversarial: Tensor) -> None:
+    def best(self, rows: Tensor | None) -> Tensor:
+        """The closest successes of these rows."""
+        return self.size if rows is None else self.size[rows]
+
+    def offer(self, rows: Tensor | None, delta: Tensor, size: Tensor, margin: Tensor, adversarial: Tensor) -> None:
         """Keep what is adversarial and closer than before."""
-        closer = torch.nonzero(adversarial & (size < self.size[rows])).squeeze(1)
+        closer = torch.nonzero(adversarial & (size < self.best(rows))).squeeze(1)
         if len(closer):
-            where = rows[closer]
+            where = closer if rows is None else rows[closer]
             self.size[where], self.delta[where], self.margin[where] = size[closer], delta[closer], margin[closer]
 
 
@@ -202,25 +220,30 @@ def anneal(
     """
     live, record = _Active.all(problem, start), _Record.empty(problem.x.flatten(1))
     for step in range(steps):
-        rows, y = live.rows, problem.y[live.rows]
+        rows = live.index(problem)
+        y, scale = (problem.y, record.scale) if rows is None else (problem.y[rows], record.scale[rows])
         point = live.point.view(-1, *problem.x.shape[1:])
+        last = step == steps - 1
         if step == 0:
             logits, gradient = _first_gradient(problem, point, record, sharpness)
+            scale = record.scale
+        elif last:
+            logits = problem.logits(point, rows)  # nothing would follow a gradient here
         else:
-            logits, _, gradient = problem.gradient(point, log_odds if sharpness is None else tempered(record.scale[rows]), rows)
+            logits, gradient = problem.pull_back(point, log_odds_slope if sharpness is None else tempered(scale), rows)
         gap, size = margin(logits, y), problem.norm.size(live.delta)
         adversarial = (logits.argmax(1) != y) & (gap <= 0) & (size > 0)
         record.offer(rows, live.delta, size, gap, adversarial)
-        if step == steps - 1:
+        if last:
             break
         gradient = gradient.flatten(1)
         length, gamma = plan.at(live.cycle, live.clock, step)
         seen = Verdicts(
             radius=live.radius,
             size=size,
-            best=record.size[rows],
+            best=record.best(rows),
             adversarial=adversarial,
-            margin=record.scale[rows] * gap,
+            margin=gap if sharpness is None else scale * gap,
             steepness=problem.norm.dual_size(gradient),
             gamma=gamma,
             failures=live.failures,
@@ -231,8 +254,11 @@ def anneal(
         if problem.domain.name == "box" and step >= STUCK and not bool(seen.found.all()):
             gradient = _free_stuck(problem, live, gradient, seen)
         _move(problem, plan, live, gradient, seen.steepness, length, place, step)
-        if plan.relative and not _turn(plan, live, seen.found, record, tolerance):
-            break
+        if plan.relative:
+            if step % RESTART == RESTART - 1:
+                _restart(problem, live, seen.found, step)
+            if not _turn(plan, live, seen.found, record, tolerance):
+                break
     x_adv = problem.domain.clip(problem.x + record.delta.view_as(problem.x))
     met = torch.nonzero(torch.isfinite(record.size)).squeeze(1)
     if plan.relative and len(met):
@@ -243,16 +269,14 @@ def anneal(
 def _first_gradient(problem: Problem, point: Tensor, record: _Record, sharpness: float | None) -> tuple[Tensor, Tensor]:
     """Logits and gradient at the clean samples; the clean margins and the scales come out of the same forward pass."""
 
-    def loss(logits: Tensor, y: Tensor) -> Tensor:
-        plain = logits.detach()
-        record.clean = margin(plain, y)
+    def slope(logits: Tensor, y: Tensor) -> Tensor:
+        record.clean = margin(logits, y)
         if sharpness is not None:
-            floor = plain.abs().amax(1) * torch.finfo(plain.dtype).eps + _TINY
+            floor = logits.abs().amax(1) * torch.finfo(logits.dtype).eps + _TINY
             record.scale = sharpness / torch.maximum(record.clean, floor)
         return tempered(record.scale)(logits, y)
 
-    logits, _, gradient = problem.gradient(point, loss)
-    return logits, gradient
+    return problem.pull_back(point, slope)
 
 
 def _free_stuck(problem: Problem, live: _Active, gradient: Tensor, seen: Verdicts) -> Tensor:
@@ -299,9 +323,24 @@ def _move(
         scale = length * live.radius / steepness
     else:
         gradient, scale = norm.steepest(gradient), length * live.radius
-    live.point = place(live.x, torch.addcmul(live.delta, gradient, per_row(scale, gradient)), live.radius, problem.domain)
-    live.delta = live.point - live.x
+    # into the memory of the point, which is of no more use: whole-batch passes are what this loop costs beside the model
+    moved = torch.mul(gradient, per_row(scale, gradient), out=live.point).add_(live.delta)
+    live.point = place(live.x, moved, live.radius, problem.domain)
+    torch.sub(live.point, live.x, out=live.delta)
     live.failures += 1
+
+
+def _restart(problem: Problem, live: _Active, found: Tensor, step: int) -> None:
+    """Put the rows without a success at random points of the box, each from its own stream; the radius starts there, too."""
+    lost = torch.nonzero(~found).squeeze(1)
+    if len(lost) == 0:
+        return
+    shape, box = (len(lost), live.x.shape[1]), problem.domain
+    share = problem.streams.take(live.rows[lost]).uniform(shape, "restart", step, dtype=live.x.dtype)
+    live.point[lost] = box.low + (box.high - box.low) * share
+    live.delta[lost] = live.point[lost] - live.x[lost]
+    live.radius[lost] = problem.norm.size(live.delta[lost])
+    live.failures[lost] = 0
 
 
 def _turn(plan: Plan, live: _Active, found: Tensor, record: _Record, tolerance: float) -> bool:

@@ -155,6 +155,21 @@ class Problem:
         self._count(rows, forwards=1, backwards=1)
         return z.detach(), value.detach(), gradient
 
+    def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits [b, C], slope(logits, y) [b, C] pulled back through the model [b, *S]): `gradient` of a loss whose slope is known.
+
+        One forward, one backward; the graph of a loss costs as much as a small network.
+        """
+        y = self.y if rows is None else self.y[rows]
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            z = self.model(leaf)
+        logits = z.detach()
+        (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
+        self._note_zero(gradient, rows)
+        self._count(rows, forwards=1, backwards=1)
+        return logits, gradient
+
     def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph.
 

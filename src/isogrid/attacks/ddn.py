@@ -14,10 +14,12 @@ from isogrid.core.norms import L2, Norm
 
 
 def on_sphere(x: Tensor, delta: Tensor, radius: Tensor, domain: Domain) -> Tensor:
-    """x + the perturbation rescaled to l2 size `radius` [b], then clipped to the domain; [b, n] -> [b, n]. A zero one stays zero."""
+    """x + the perturbation rescaled to l2 size `radius` [b], then clipped to the domain; [b, n] -> [b, n]. A zero one stays zero.
+
+    The result is written into the memory of `delta`.
+    """
     size = L2.size(delta)
-    scale = torch.where(size > 0, radius / torch.where(size > 0, size, 1), 0)[:, None]
-    point = torch.addcmul(x, delta, scale)
+    point = delta.mul_((radius / size.clamp_min_(torch.finfo(size.dtype).tiny))[:, None]).add_(x)
     return point if domain.name == "free" else point.clamp_(domain.low, domain.high)
 
 
@@ -32,7 +34,8 @@ class DDN(Attack):
 
     With `converge` (the default) each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
     runs annealed cycles until one shortens its distance by less than the share `tolerance`, and is shrunk onto the boundary along its
-    segment; `steps` is only the limit. Without it all rows spend `steps` gradients from `init_norm` on, as published.
+    segment; `steps` is only the limit. Without it all rows spend `steps` passes from `init_norm` on, as published
+    (the last one forward only, since no step follows it).
     Raises InputError for parameters out of range. Source: Rony et al. 2019 (arXiv 1811.09600), Algorithm 1, without quantisation.
     Pitfall: with few fixed steps, init_norm * (1 + gamma)^steps limits the radius, and samples that are farther away stay unbroken.
 

@@ -42,7 +42,7 @@ class FMN(Attack):
     are). The published margin loss follows one rival class at a time and ended 1.5 to 2.5 % farther away: a large `sharpness` is that.
 
     With `converge` (the default) each row runs annealed cycles until one shortens its distance by less than the share `tolerance`, and is
-    shrunk onto the boundary along its segment; `steps` is only the limit. Without it all rows spend `steps` gradients, step lengths from
+    shrunk onto the boundary along its segment; `steps` is only the limit. Without it all rows spend `steps` passes, step lengths from
     1 to 0.01 and gamma from 0.05 to 0.001, as published. Raises InputError for parameters out of range.
     Source: Pintor et al. 2021 (arXiv 2102.12827), Algorithm 1. Pitfalls of ports: rescaling to the sphere where the ball is meant, and a
     radius that creeps towards the boundary without end (OVERSHOOT and an ever faster growth prevent that).

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import isogrid
-from isogrid.core.errors import InputError, IsogridError
+from isogrid.core.errors import IsogridError
 
 app = typer.Typer(
     add_completion=False,
@@ -175,19 +174,3 @@ def attack(
         model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed, audit=audit,
         device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
     )  # fmt: skip
-
-
-def split_list(field: str, text: str, convert: Callable[[str], Any], accepted: str) -> list[Any]:
-    """The parts of a comma-separated flag; raises InputError where one does not convert or there is none.
-
-    >>> split_list("eps", "0.05, 0.1", float, "numbers")
-    [0.05, 0.1]
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        values = [convert(part) for part in parts]
-    except ValueError:
-        raise InputError(field, text, accepted) from None
-    if not values:
-        raise InputError(field, text, accepted)
-    return values

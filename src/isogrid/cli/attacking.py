@@ -15,13 +15,12 @@ from rich.table import Table
 
 from isogrid import attacks as attack_library, data as data_library, models
 from isogrid.attacks.base import Attack, AttackOutcome
-from isogrid.cli.app import split_list
-from isogrid.cli.flags import ALL_ATTACKS, choose_device
+from isogrid.cli.flags import ALL_ATTACKS, choose_device, split_list
 from isogrid.core.errors import InputError, one_of
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
-from isogrid.study.audit_model import audit_model
-from isogrid.study.cells import outcome_frame
+from isogrid.study.audit.model import audit_model
+from isogrid.study.records import outcome_frame
 from isogrid.study.spec import attack_id
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isogrid import attacks as attack_library, data as data_library
-from isogrid.cli.app import split_list
 from isogrid.core.errors import InputError, one_of
 from isogrid.study.spec import PRESETS, Spec, preset_data, read_yaml
 
@@ -112,3 +112,19 @@ def choose_device(flag: str, configured: str) -> str:
     if chosen == "cuda" and not torch.cuda.is_available():
         raise InputError("device", chosen, "cpu: this machine has no usable CUDA device")
     return chosen
+
+
+def split_list(field: str, text: str, convert: Callable[[str], Any], accepted: str) -> list[Any]:
+    """The parts of a comma-separated flag; raises InputError where one does not convert or there is none.
+
+    >>> split_list("eps", "0.05, 0.1", float, "numbers")
+    [0.05, 0.1]
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        values = [convert(part) for part in parts]
+    except ValueError:
+        raise InputError(field, text, accepted) from None
+    if not values:
+        raise InputError(field, text, accepted)
+    return values

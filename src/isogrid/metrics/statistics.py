@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -69,6 +69,11 @@ class Estimate:
     def se(self) -> float:
         """The standard error, sqrt(u + v)."""
         return math.sqrt(self.seed_part + self.sample_part)
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in other units: value times a known factor > 0."""
+        seed_part, sample_part = self.seed_part * factor**2, self.sample_part * factor**2
+        return replace(self, value=self.value * factor, seed_part=seed_part, sample_part=sample_part)
 
     def half_width(self, p: float) -> float:
         """h(p): the mean exceeds mu by more than this with probability at most p, 0 < p <= 1/2 (one-sided)."""

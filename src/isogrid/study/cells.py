@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isogrid import attacks, data, models
 from isogrid.attacks import transfer_matrix
-from isogrid.attacks.base import AttackOutcome, as_classifier, batch_rows, frozen, margin
+from isogrid.attacks.base import as_classifier, batch_rows, frozen, margin
 from isogrid.core.errors import ModelError
 from isogrid.core.files import canonical
 from isogrid.core.random import derive
 from isogrid.data import Samples, Split
 from isogrid.sparsity import PRUNERS, Masks, live_outputs, prunable
+from isogrid.study.audit.model import audit_model
 from isogrid.study.blackbox import SubstituteConfig, blackbox, labels_of, train_substitute
-from isogrid.study.store import Cell, Store
+from isogrid.study.records import no_records, put_outcome, to_numpy
+from isogrid.study.store import Store
 from isogrid.theory import linear_theory, linear_weights
 from isogrid.training import EarlyStop, FitConfig, OptimizerConfig, fit
 
@@ -114,10 +116,10 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
     frame = pd.DataFrame(
         {
             "sample": np.arange(len(y)),
-            "label": _numpy(y),
-            "prediction": _numpy(prediction),
-            "margin": _numpy(gap.double()),
-            "largest_gap": _numpy((z.amax(1) - z.amin(1)).double()),
+            "label": to_numpy(y),
+            "prediction": to_numpy(prediction),
+            "margin": to_numpy(gap.double()),
+            "largest_gap": to_numpy((z.amax(1) - z.amin(1)).double()),
         }
     )
     live = live_outputs(network, x)
@@ -174,7 +176,7 @@ def attack(
         rows = rows[~torch.isin(rows, broken)]
     if len(rows) == 0:
         with Store(Path(root)).write(key) as cell:
-            cell.put(metrics={"n": 0}, cpu_seconds=time.process_time() - started, records=_no_records(), tensors={"examples": {}})
+            cell.put(metrics={"n": 0}, cpu_seconds=time.process_time() - started, records=no_records(), tensors={"examples": {}})
         return
     x, y = test.x[rows].to(device), test.y[rows].to(device)
     outcome = attacks.make(config)(network, x, y, seed=derive(seed, "attack"), ids=rows, box=test.box)
@@ -190,47 +192,6 @@ def attack(
     )
     with Store(Path(root)).write(key) as cell:
         put_outcome(cell, outcome, rows, time.process_time() - started, shown)
-
-
-def outcome_frame(outcome: AttackOutcome) -> pd.DataFrame:
-    """One record per sample: what an attack cell stores."""
-    return pd.DataFrame(
-        {
-            "sample": np.arange(len(outcome.label)),
-            "label": _numpy(outcome.label),
-            "clean": _numpy(outcome.clean),
-            "adversarial": _numpy(outcome.adversarial),
-            "success": _numpy(outcome.success),
-            "distance": _numpy(outcome.distance.double()),
-            "margin": _numpy(outcome.margin.double()),
-            "zero_gradient": _numpy(outcome.zero_gradient),
-            "forwards": _numpy(outcome.forwards),
-            "backwards": _numpy(outcome.backwards),
-        }
-    )
-
-
-def _no_records() -> pd.DataFrame:
-    """The records of an attack that had nothing left to attack."""
-    kinds = dict.fromkeys(("success", "zero_gradient"), "bool") | dict.fromkeys(("distance", "margin"), "float64")
-    names = ("sample", "label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "forwards", "backwards")
-    return pd.DataFrame({name: pd.Series(dtype=kinds.get(name, "int64")) for name in names})
-
-
-def put_outcome(cell: Cell, outcome: AttackOutcome, rows: Tensor, cpu_seconds: float, shown: dict[str, Tensor]) -> None:
-    """Store an outcome: per-sample records, the counts that tables need, examples for the gallery."""
-    frame = outcome_frame(outcome).assign(sample=_numpy(rows))
-    metrics = {
-        "n": len(frame),
-        "correct": int(outcome.correct.sum()),
-        "robust": int(outcome.robust.sum()),
-        "success": int(outcome.success.sum()),
-        "failed": int(outcome.failed.sum()),
-        "zero_gradient": int(outcome.zero_gradient.sum()),
-        "forwards": int(outcome.forwards.sum()),
-        "backwards": int(outcome.backwards.sum()),
-    }
-    cell.put(metrics=metrics, cpu_seconds=cpu_seconds, records=frame, tensors={"examples": shown})
 
 
 def theory(root: str, key: str, *, train_key: str, data: dict[str, Any], model: dict[str, Any], eps: list[float], device: str) -> None:
@@ -317,8 +278,6 @@ def audit(
     device: str,
 ) -> None:
     """Probe one level: what `audit_model` finds with the study's attacks on the first `samples` test samples."""
-    from isogrid.study.audit_model import audit_model  # it builds on this module's records
-
     started = time.process_time()
     test = load_split(data).test
     x, y = test.x[:samples].to(device), test.y[:samples].to(device)
@@ -333,8 +292,3 @@ def audit(
 def model_size(network: nn.Module) -> tuple[int, int]:
     """(prunable weights, all parameters)."""
     return sum(w.numel() for w in prunable(network).values()), sum(p.numel() for p in network.parameters())
-
-
-def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = tensor.cpu().numpy()
-    return array

@@ -1,10 +1,5 @@
 """The verdict rule: which of the paper's five claims hold for one network and one data set, by contrasts fixed beforehand.
 
-1 (linear models): the mean over the attacked levels >= 1 whose accuracy is at least dense minus tolerance, against the mean over
-  the attacked levels >= 1 of the dense twin of equal training: r_inf rises, and r_2 does not rise by more than the tolerance.
-2 (nonlinear models), 5 (deeper networks on CIFAR-10): the same contrast rises in both norms.
-3 (nonlinear models): the last uncollapsed level lies below the most robust level before it, in both norms.
-
 Three rules keep a verdict from being chance. (a) Whatever is chosen by looking at data, for a seed, is chosen on the OTHER seeds:
 which levels keep their accuracy, which level is the peak (there also on samples that are not judged). (b) p-values are those of
 crossed seeds and samples, conservative by construction for few seeds (`metrics.statistics`). (c) A claim that needs two things takes the
@@ -17,17 +12,13 @@ What belongs here: verdicts and their words. What does not: reading the store, d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
-import numpy as np
-
-from isogrid.metrics.statistics import Estimate, crossed, held_out_means, holm, judging, relative
-from isogrid.study.evidence import ALPHA, CONFIDENCE, NORMS, Bools, Evidence, Floats, Measure, Table, effect_text, plain, primaries, table
+from isogrid.metrics.statistics import holm
+from isogrid.study.contrasts import Finding, Part, findings_of
+from isogrid.study.evidence import ALPHA, CONFIDENCE, Evidence, Measure, effect_size, effect_text, effect_value, plain
 from isogrid.study.recommendation import recommend
-
-DEEP = ("vgg-like", "resnet-32")
 
 STATEMENTS = {
     1: "linear classifiers: sparsity raises r_inf, while r_2 stays level or falls",
@@ -36,35 +27,6 @@ STATEMENTS = {
     4: "activation sparsity has the same effect",
     5: "deeper networks on CIFAR-10 show the same effect",
 }
-Side = Literal["rises", "not above", "falls"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One measure's share in a claim: the effect (absolute for r_inf, relative for a distance), and the p-values for and against."""
-
-    measure: Measure
-    estimate: Estimate
-    p_for: float
-    p_against: float
-    levels: tuple[int, ...]
-    against: tuple[int, ...]
-    failed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A claim before Holm: `applies` and `controlled` say whether it can be judged, `reason` what stands in its way."""
-
-    evidence: Evidence
-    claim: int
-    parts: tuple[Part, ...] = ()
-    secondary: tuple[Part, ...] = ()
-    applies: bool = True
-    controlled: bool = True
-    p_for: float = 1.0
-    p_against: float = 1.0
-    reason: str = ""
 
 
 def judge(evidence: Sequence[Evidence], tolerance: Mapping[str, float], alpha: float = ALPHA) -> list[dict[str, Any]]:
@@ -75,168 +37,11 @@ def judge(evidence: Sequence[Evidence], tolerance: Mapping[str, float], alpha: f
     effects, which no verdict rests on), effect and interval (of the part `effect_of`, the one hardest to establish), confidence,
     p, p_holm (for), p_against, p_against_holm, levels, control, reason.
     """
-    findings = [finding for one in evidence for finding in _findings(one, tolerance)]
+    findings = [finding for one in evidence for finding in findings_of(one, tolerance)]
     family = [index for index, finding in enumerate(findings) if finding.applies and finding.controlled]
     for_, against = (holm([getattr(findings[i], name) for i in family]) for name in ("p_for", "p_against"))
     adjusted = {index: (for_[k], against[k]) for k, index in enumerate(family)}
     return [_written(finding, adjusted.get(index), alpha) for index, finding in enumerate(findings)]
-
-
-def _findings(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Finding]:
-    deep = evidence.data.startswith("cifar10") and evidence.model in DEEP
-
-    def no(claim: int, reason: str) -> Finding:
-        return Finding(evidence=evidence, claim=claim, applies=False, reason=reason)
-
-    only_linear, only_nonlinear = "the claim is about linear models", "the claim is about nonlinear networks"
-    linear = evidence.linear
-    return [
-        _against_twin(evidence, 1, {"linf": "rises", "l2": "not above"}, tolerance) if linear else no(1, only_linear),
-        no(2, only_nonlinear if linear else "judged as claim 5")
-        if linear or deep
-        else _against_twin(evidence, 2, {"linf": "rises", "l2": "rises"}, tolerance),
-        no(3, only_nonlinear) if linear else _beyond_peak(evidence, tolerance),
-        no(4, "the levels compared here differ in the sparsity of weights, not of activations"),
-        _against_twin(evidence, 5, {"linf": "rises", "l2": "rises"}, tolerance)
-        if deep
-        else no(5, "the claim is about VGG-like networks and ResNet-32 on CIFAR-10"),
-    ]
-
-
-def _against_twin(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Finding:
-    """Claims 1, 2, 5: sparse levels that keep their accuracy against the dense twin, per norm."""
-    chosen = primaries(evidence.measures)
-    if not any(measure.controlled for measure in evidence.measures):
-        reason = "no dense twin of equal training was attacked" if evidence.measures else "nothing was attacked"
-        return Finding(evidence=evidence, claim=claim, controlled=False, reason=reason)
-    parts, reasons = [], []
-    for norm in NORMS:
-        if norm not in chosen or not chosen[norm].controlled:
-            reasons.append(f"{norm}: not attacked on sparse levels and dense twin alike")
-            continue
-        part = _twin_part(evidence, chosen[norm], sides[norm], tolerance)
-        if isinstance(part, Part):
-            parts.append(part)
-        else:
-            reasons.append(f"{norm}: {part}")
-    others = [m for m in evidence.measures if m.controlled and m.name not in {c.name for c in chosen.values()}]
-    secondary = [part for m in others if isinstance(part := _twin_part(evidence, m, sides[m.norm], tolerance), Part)]
-    return _combined(evidence, claim, parts, secondary, reasons)
-
-
-def _twin_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | str:
-    """The contrast of one measure, or why there is none."""
-    rows = table(evidence, measure)
-    if not rows.usable:
-        return "no seed, or fewer than eight samples, measured on both"
-    if not rows.twin_levels:
-        return "every level of the twin is saturated, void or missing"
-    keeps = _keeps_accuracy(evidence, rows, tolerance["accuracy"])
-    if not keeps.any(-1).all():
-        return "no attacked level >= 1 that keeps its accuracy is evidence (the rest is collapsed, saturated, void or less accurate)"
-    values = np.einsum("sl,sln->sn", keeps / keeps.sum(-1, keepdims=True), rows.values)
-    twin = rows.twin.mean(1)
-    if measure.kind == "distance" and not twin.mean() > 0:
-        return "the twin's distances are all zero"
-    levels = tuple(level for level, used in zip(rows.levels, np.any(keeps, axis=0).tolist(), strict=True) if used)
-    bound = tolerance["r_inf" if measure.kind == "r_inf" else "distance"] if side == "not above" else 0.0
-    return _part(measure, rows, values, twin, side, bound, levels, rows.twin_levels)
-
-
-def _keeps_accuracy(evidence: Evidence, rows: Table, tolerance: float) -> Bools:
-    """Whether, for a seed, a level >= 1 is at least as accurate as dense minus tolerance in the mean of the other seeds: [S, L]."""
-    columns = [evidence.levels.index(level) for level in (0, *rows.levels)]
-    accuracy = np.nanmean(evidence.correct[rows.seeds][:, columns], axis=2)
-    if len(accuracy) > 1:
-        accuracy = (accuracy.sum(0, keepdims=True) - accuracy) / (len(accuracy) - 1)
-    keeps: Bools = (accuracy[:, 1:] >= accuracy[:, :1] - tolerance - 1e-12) & (np.array(rows.levels) >= 1)
-    return keeps
-
-
-def _part(
-    measure: Measure,
-    rows: Table,
-    values: Floats,
-    reference: Floats,
-    side: Side,
-    bound: float,
-    levels: tuple[int, ...],
-    against: tuple[int, ...],
-    chosen: bool = False,
-) -> Part:
-    """The effect of `values` over `reference` [S, N], and its p-values; tests of a ratio are made on x - (1 + bound) t, exactly."""
-    ratio = measure.kind == "distance"
-    estimate = relative(values, reference, chosen=chosen) if ratio else crossed(values - reference, chosen=chosen)
-    test = crossed(values - reference * (1 + bound), chosen=chosen) if ratio else estimate
-    threshold = 0.0 if ratio else bound
-    up, down = test.p_greater(threshold), test.p_less(threshold)
-    if estimate.over_samples_only:
-        up = down = 1.0
-    p_for, p_against = (up, down) if side == "rises" else (down, up)
-    return Part(measure=measure, estimate=estimate, p_for=p_for, p_against=p_against, levels=levels, against=against, failed=rows.failed)
-
-
-def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Finding:
-    """Claim 3: the last level that is evidence against the most robust level before it.
-
-    Against the claim speaks a last level that lies above every level before it although it has lost accuracy; where it
-    has not, the study did not go far enough to contradict.
-    """
-    chosen = primaries(evidence.measures)
-    if not chosen:
-        return Finding(evidence=evidence, claim=3, controlled=False, reason="nothing was attacked")
-    parts, reasons = [], [f"{norm}: not attacked" for norm in NORMS if norm not in chosen]
-    for norm, measure in chosen.items():
-        part = _peak_part(evidence, measure, tolerance)
-        if isinstance(part, Part):
-            parts.append(part)
-        else:
-            reasons.append(f"{norm}: {part}")
-    names = {c.name for c in chosen.values()}
-    others = [_peak_part(evidence, m, tolerance) for m in evidence.measures if m.name not in names]
-    return _combined(evidence, 3, parts, [part for part in others if isinstance(part, Part)], reasons)
-
-
-def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, float]) -> Part | str:
-    rows = table(evidence, measure)
-    if not rows.usable or len(rows.levels) < 2:
-        return "fewer than two attacked levels are evidence (the rest is collapsed, saturated or void)"
-    before = rows.values[:, :-1]
-    peak = held_out_means(before).argmax(-1)
-    values, reference = judging(rows.values[:, -1]), judging(before[np.arange(len(before)), peak])
-    if measure.kind == "distance" and not reference.mean() > 0:
-        return "the distances at the peak are all zero"
-    against = tuple(rows.levels[index] for index in sorted(set(peak.tolist())))
-    part = _part(measure, rows, values, reference, "falls", 0.0, rows.levels[-1:], against, chosen=True)
-    first, last = (evidence.correct[rows.seeds, evidence.levels.index(level)] for level in (0, rows.levels[-1]))
-    lost = last - first
-    lost = crossed(lost[:, ~np.isnan(lost).any(0)]).p_less(-tolerance["accuracy"])
-    p_against = max(part.p_against, lost)
-    return Part(
-        measure=measure,
-        estimate=part.estimate,
-        p_for=part.p_for,
-        p_against=p_against,
-        levels=part.levels,
-        against=part.against,
-        failed=part.failed,
-    )
-
-
-def _combined(evidence: Evidence, claim: int, parts: list[Part], secondary: list[Part], reasons: list[str]) -> Finding:
-    """All parts for it: the largest p. Any part against it: the smallest, times their number."""
-    if parts and parts[0].estimate.over_samples_only:
-        reasons = [*reasons, "one seed: the variance between seeds cannot be estimated"]
-    complete = len(parts) == len(NORMS)
-    return Finding(
-        evidence=evidence,
-        claim=claim,
-        parts=tuple(parts),
-        secondary=tuple(secondary),
-        p_for=max(part.p_for for part in parts) if complete else 1.0,
-        p_against=min(1.0, len(NORMS) * min((part.p_against for part in parts), default=1.0)),
-        reason="; ".join(reasons),
-    )
 
 
 def _written(finding: Finding, adjusted: tuple[float, float] | None, alpha: float) -> dict[str, Any]:
@@ -244,10 +49,6 @@ def _written(finding: Finding, adjusted: tuple[float, float] | None, alpha: floa
     verdict, reason = _verdict(finding, adjusted, alpha)
     evidence, parts = finding.evidence, finding.parts
     hardest = max(parts, key=lambda part: part.p_for, default=None)
-    twin = sorted({level for part in parts for level in part.against})
-    control = "" if not parts else f"dense twin of equal training, levels {_listed(twin)}"
-    if parts and finding.claim == 3:
-        control = f"most robust level before it, chosen on the other seeds and samples: {_listed(twin)}"
     judged = adjusted is not None
     return {
         "data": evidence.data,
@@ -255,8 +56,8 @@ def _written(finding: Finding, adjusted: tuple[float, float] | None, alpha: floa
         "method": evidence.method,
         "claim": finding.claim,
         "verdict": verdict,
-        "statement": _sentence(finding, verdict, reason),
-        "parts": [_row(part, "primary") for part in parts] + [_row(part, "secondary") for part in finding.secondary],
+        "statement": _sentence(finding, verdict, reason, alpha),
+        "parts": [_row(part, role, alpha) for role, some in (("primary", parts), ("secondary", finding.secondary)) for part in some],
         "effect": None if hardest is None else plain(hardest.estimate.value),
         "interval": None if hardest is None else [plain(end) for end in hardest.estimate.interval(CONFIDENCE)],
         "effect_of": None if hardest is None else hardest.measure.name,
@@ -266,7 +67,7 @@ def _written(finding: Finding, adjusted: tuple[float, float] | None, alpha: floa
         "p_against": finding.p_against if judged else None,
         "p_against_holm": adjusted[1] if adjusted else None,
         "levels": sorted({level for part in parts for level in part.levels}),
-        "control": control,
+        "control": _control(finding),
         "reason": reason,
     }
 
@@ -279,21 +80,72 @@ def _verdict(finding: Finding, adjusted: tuple[float, float] | None, alpha: floa
     assert adjusted is not None
     if adjusted[0] <= alpha:
         return "supported", finding.reason
+    sides = [part.speaks(alpha) for part in finding.parts]
     if adjusted[1] <= alpha:
-        return "contradicted", finding.reason
-    return "undecided", finding.reason or "the effect is not distinguished from chance in every norm it is claimed for"
+        return "contradicted", finding.reason or ("it needs both halves, and one speaks against it" if "for" in sides else "")
+    if finding.reason:
+        return "undecided", finding.reason
+    if "against" in sides:
+        return "undecided", "the half against it is significant alone, but not once all claims of this study are counted"
+    if "open" in sides:
+        unclear = [part for part in finding.parts if part.speaks(alpha) == "open"]
+        what = "chance" if all(part.straight is None for part in unclear) else "chance or from what training did between the twin's rounds"
+        return "undecided", f"not told from {what}: {' and '.join(part.measure.title for part in unclear)}"
+    return "undecided", "each half is significant alone, but not both once all claims of this study are counted"
 
 
-def _sentence(finding: Finding, verdict: str, reason: str) -> str:
+def _sentence(finding: Finding, verdict: str, reason: str, alpha: float) -> str:
+    """The verdict, what speaks for it, what against it, what is open, and why."""
     where = f"{finding.evidence.model} on {finding.evidence.data}"
     head = f"Claim {finding.claim} ({STATEMENTS[finding.claim]}) is {verdict} for {where}"
     if verdict == "no control":
         head = f"Claim {finding.claim} ({STATEMENTS[finding.claim]}): no control for {where}"
-    effects = [effect_text(part.measure, part.estimate) for part in finding.parts]
-    return ": ".join([head, *filter(None, ["; ".join(effects)])]) + (f" ({reason})." if reason else ".")
+    said = {"for": "For it", "against": "Against it", "open": "Open"}
+    told = []
+    for side, words in said.items():
+        effects = [_effect(part) for part in finding.parts if part.speaks(alpha) == side]
+        told += [f"{words}: {'; '.join(effects)}."] if effects else []
+    return " ".join([head + (f" ({reason})." if reason else "."), *told])
 
 
-def _row(part: Part, role: str) -> dict[str, Any]:
+def _effect(part: Part) -> str:
+    text = effect_text(part.measure, part.estimate)
+    if part.side == "not above":
+        size = f"{100 * part.bound:g} %" if part.measure.ratio else f"{part.bound:g}"
+        text += f", where level or falling means at most +{size}"
+    if part.straight is not None:
+        text += f" ({effect_value(part.straight, part.measure.ratio)} where the twin is interpolated in straight lines)"
+    if part.net is not None:
+        text += f", beyond the dense twin's own change {effect_size(part.net, part.measure.ratio)}"
+    return text
+
+
+def _control(finding: Finding) -> str:
+    """What the effects are differences to, in words."""
+    if not finding.parts:
+        return ""
+    if finding.claim != 3:
+        return _twin_text({(level, part.against) for part in finding.parts for level in part.levels})
+    peaks = sorted({level for part in finding.parts for level in part.against})
+    text = f"most robust level before it, chosen on the other seeds and samples: {_listed(peaks)}"
+    if any(part.net is None for part in finding.parts):
+        return f"{text}; no dense twin tells a fall by sparsity from a fall by training"
+    compared = {(level, part.rounds) for part in finding.parts for level in (*part.levels, *part.against) if part.rounds}
+    return f"{text}; and beyond the change meanwhile of the {_twin_text(compared)}" if compared else text
+
+
+def _twin_text(compared: Set[tuple[int, tuple[int, ...]]]) -> str:
+    """The twin's rounds, from pairs (level, rounds that its measure's comparison rests on)."""
+    rounds = sorted({one for _, rounds in compared for one in rounds})
+    text = f"dense twin of equal training, round k against level k: attacked at rounds {_listed([one for one in rounds if one])}"
+    between = sorted({one for level, rounds in compared if level not in rounds and level < rounds[-1] for one in rounds})
+    if between:
+        text += f"; interpolated between rounds {_listed(between)} (in log(1 + k); verdicts must hold for straight lines too)"
+    last = sorted({rounds[-1] for level, rounds in compared if level > rounds[-1]})
+    return text + (f"; round {_listed(last)} stands for the later ones" if last else "")
+
+
+def _row(part: Part, role: str, alpha: float) -> dict[str, Any]:
     measure, estimate = part.measure, part.estimate
     low, high = estimate.interval(CONFIDENCE)
     known = not estimate.over_samples_only
@@ -304,12 +156,15 @@ def _row(part: Part, role: str) -> dict[str, Any]:
         "domain": measure.domain,
         "eps": measure.eps,
         "role": role,
-        "unit": "relative" if measure.kind == "distance" else "absolute",
+        "speaks": part.speaks(alpha),
+        "unit": "relative" if measure.ratio else "absolute",
         "effect": plain(estimate.value),
         "low": plain(low),
         "high": plain(high),
         "p": part.p_for if known else None,
         "p_against": part.p_against if known else None,
+        "straight_effect": None if part.straight is None else plain(part.straight.value),
+        "net_effect": None if part.net is None else plain(part.net.value),
         "se": plain(estimate.se),
         "df": plain(estimate.df),
         "levels": list(part.levels),

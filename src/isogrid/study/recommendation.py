@@ -4,6 +4,8 @@ Everything is a paired comparison with a level of the same network, mostly with 
 level ALPHA each. A search along the levels is a fixed sequence: levels are tested in an order that was fixed beforehand, and the
 first that fails ends the search, so no correction for the number of levels is needed (Maurer, Hothorn & Lehmacher 1995). Not worse:
 the lower confidence limit lies above dense minus tolerance. Fragile: the upper one lies below. Between the two, "undecided" is said.
+The first fragile level is a warning and is searched without stopping: each level is tested by itself (Bonferroni over accuracy and
+norms, none over levels), so that a level that is no evidence in one norm, or a hole in the evidence, cannot hide it.
 With one seed the statements hold for that one trained network, and say so.
 """
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
-from isogrid.study.evidence import ALPHA, CONFIDENCE, Evidence, Measure, Table, effect_text, plain, primaries, table
+from isogrid.study.evidence import ALPHA, CONFIDENCE, Evidence, Measure, Table, effect_size, effect_text, plain, primaries, table
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +35,7 @@ class _Axis:
 
     @property
     def ratio(self) -> bool:
-        return self.measure is not None and self.measure.kind == "distance"
+        return self.measure is not None and self.measure.ratio
 
     def at(self, level: int) -> Floats:
         values: Floats = self.rows.values[:, self.rows.levels.index(level)]
@@ -51,6 +53,16 @@ class _Axis:
     def worse(self, level: int, alpha: float) -> bool:
         """The upper one-sided limit of level - dense lies below -tolerance."""
         return self._test(level, 0).p_less(0.0 if self.ratio else -self.tolerance) <= alpha
+
+    def recovers(self, level: int) -> bool:
+        """Whether the mean at a level that is evidence lies above dense minus tolerance."""
+        return level in self.rows.levels and self._test(level, 0).value > (0.0 if self.ratio else -self.tolerance)
+
+    def loss(self, level: int) -> str:
+        """The change from dense to a level, in words."""
+        values, dense = self.at(level), self.at(0)
+        change = relative(values, dense) if self.ratio else crossed(values - dense)
+        return f"{self.name} {effect_size(change, self.ratio)}"
 
     def _test(self, level: int, reference: int) -> Estimate:
         scale = 1 - self.tolerance if self.ratio else 1.0
@@ -125,7 +137,7 @@ def _most_robust(evidence: Evidence, axis: _Axis) -> dict[str, Any]:
     best = int(means.argmax())
     picks = held_out_means(axis.rows.values).argmax(-1)
     gain = axis.gain(axis.rows.values, picks)
-    decided = gain.p_greater() <= ALPHA
+    decided = best > 0 and gain.p_greater() <= ALPHA
     equal = [levels[best]]
     for step in (1, -1):
         index = best + step
@@ -137,6 +149,8 @@ def _most_robust(evidence: Evidence, axis: _Axis) -> dict[str, Any]:
     gained = effect_text(axis.measure, gain)
     sentence = f"Most robust in {axis.measure.norm}: {_percent(evidence, level)}, a gain over dense of {gained}"
     sentence = f"{sentence}." if decided else f"{sentence}: undecided, the gain over dense is not distinguished from chance."
+    if level == 0:
+        sentence = f"Most robust in {axis.measure.norm}: dense has the highest mean of {axis.name}; no sparse level is shown to be better."
     if max(equal) > level:
         sentence += f" Within the tolerance it is matched up to {_percent(evidence, max(equal))}."
     return {
@@ -173,6 +187,13 @@ def _compromise(evidence: Evidence, accuracy: _Axis, norms: Sequence[_Axis]) -> 
     told = "; ".join(effect_text(a.measure, g) for g, a in zip(gains, norms, strict=True) if a.measure is not None)
     over = " and ".join(axis.measure.norm for axis in norms if axis.measure is not None)
     sentence = f"Best compromise over {over}, with accuracy kept: {_percent(evidence, level)}: {told}"
+    if level == 0:
+        sentence = f"Best compromise over {over}, with accuracy kept: dense; "
+        sentence += (
+            "each sparse level that keeps it loses more than its tolerance in some norm"
+            if levels[1:]
+            else "no sparse level is shown to keep it"
+        )
     return {
         "level": level,
         "sparsity": evidence.sparsity[level],
@@ -182,7 +203,7 @@ def _compromise(evidence: Evidence, accuracy: _Axis, norms: Sequence[_Axis]) -> 
             for low, high in [g.interval(CONFIDENCE)]
         ],
         "decided": decided,
-        "sentence": sentence + ("." if decided else ": undecided, it is not shown to be better than dense."),
+        "sentence": sentence + ("." if decided else ": undecided, it is not shown to be better than dense." if level else "."),
     }
 
 
@@ -225,23 +246,24 @@ def _highest(evidence: Evidence, axes: Sequence[_Axis]) -> dict[str, Any]:
 
 
 def _fragile(evidence: Evidence, axes: Sequence[_Axis]) -> dict[str, Any]:
-    """From the sparsest uncollapsed level down, as long as levels are worse than dense on some axis; else the first collapsed one."""
-    collapsed = [level for level in evidence.levels if evidence.collapsed_at(level)]
-    first, blame = (collapsed[0], ["collapsed"]) if collapsed else (None, [])
-    end = first if first is not None else evidence.levels[-1] + 1
-    for level in reversed([k for k in axes[0].rows.levels if 0 < k < end]):
-        measured = [axis for axis in axes if level in axis.rows.levels]
-        worse = [axis.name for axis in measured if axis.worse(level, ALPHA / len(axes))]
-        if not worse:
+    """The first level, in rising sparsity, that is worse than dense on some axis that is evidence there, or that has collapsed."""
+    first, worse = None, list[_Axis]()
+    for level in evidence.levels[1:]:
+        worse = [axis for axis in axes if level in axis.rows.levels and axis.worse(level, ALPHA / len(axes))]
+        if worse or evidence.collapsed_at(level):
+            first = level
             break
-        first, blame = level, worse
     if first is None:
         sentence = f"No fragile level up to {_percent(evidence, evidence.levels[-1])}: none is shown to lie below dense minus tolerance."
         return {"level": None, "sparsity": None, "in": [], "sentence": sentence}
-    why = "it has collapsed" if blame == ["collapsed"] else f"below dense minus tolerance in {' and '.join(blame)}"
+    why = "it has collapsed"
+    if worse:
+        why = f"below dense minus tolerance in {' and '.join(axis.loss(first) for axis in worse)}"
+        again = [k for k in evidence.levels if k > first and any(axis.recovers(k) for axis in worse)]
+        why += f"; {_percent(evidence, again[0])} lies above it again" if again else ""
     return {
         "level": first,
         "sparsity": evidence.sparsity[first],
-        "in": blame,
+        "in": [axis.name for axis in worse] or ["collapsed"],
         "sentence": f"First fragile level: {_percent(evidence, first)}, {why}.",
     }

@@ -98,4 +98,5 @@ class Cell:
         if records is not None:
             records.to_parquet(self.folder / "records.parquet", index=False, compression="zstd")
         for name, values in (tensors or {}).items():
-            save_tensors(self.folder / f"{name}.safetensors", values)
+            if values:
+                save_tensors(self.folder / f"{name}.safetensors", values)

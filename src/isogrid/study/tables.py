@@ -16,9 +16,9 @@ from isogrid.engines import Event
 from isogrid.metrics.robustness import attack_metrics, class_accuracy, mean_distance, median_distance, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
 from isogrid.study import cells
+from isogrid.study.audit.study import audit_findings
 from isogrid.study.claims import judge, recommend
 from isogrid.study.evidence import Evidence
-from isogrid.study.findings import audit_findings
 from isogrid.study.levels import Attacked, Family, Level, attack_cells, families, groups, read_levels
 from isogrid.study.measures import data_title, evidence_of, metric_name
 from isogrid.study.plans import Plan, TransferPlan
@@ -242,7 +242,7 @@ def _write_gallery(grouped: Sequence[Family], store: Store) -> None:
             if seed != 0:
                 continue
             for cell in level.plan.attacks:
-                if cell.id in level.attacks:
+                if cell.id in level.attacks and store.read(cell.key).has("examples"):
                     shown = store.read(cell.key).tensors("examples")
                     tensors |= {f"{name}/{number}/{cell.id}/{part}": value for part, value in shown.items()}
         tensors[f"{name}/clean"], tensors[f"{name}/label"] = test.x[: cells.EXAMPLES], test.y[: cells.EXAMPLES]

@@ -14,9 +14,9 @@ from isogrid.attacks import make
 from isogrid.attacks.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin, require
 from isogrid.attacks.pgd import PGD
 from isogrid.core.norms import L2, Norm
-from isogrid.study.audit import Finding, audit_level
-from isogrid.study.audit_records import AttackRecord, CleanRecord, LevelInputs
-from isogrid.study.cells import outcome_frame
+from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.rules import Finding, audit_level
+from isogrid.study.records import outcome_frame
 from isogrid.study.spec import attack_id
 
 EFFORT = ("steps", "iterations")

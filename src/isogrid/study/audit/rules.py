@@ -1,6 +1,6 @@
 """Can these figures be believed? Coded findings, each from one small pure rule over what a level's cells recorded.
 
-What belongs here: the rules, their severity and their remedy. What does not: running anything (`study.audit_model` does).
+What belongs here: the rules, their severity and their remedy. What does not: running anything (`study.audit.model` does).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from isogrid.study import audit_checks as checks
-from isogrid.study.audit_records import LevelInputs
+from isogrid.study.audit import checks
+from isogrid.study.audit.records import LevelInputs
 
 Severity = Literal["info", "warning", "error"]
 
@@ -48,7 +48,7 @@ def audit_level(inputs: LevelInputs) -> list[Finding]:
     """All findings on one level from its records, in the order of their codes; an empty list where nothing was found.
 
     >>> import torch
-    >>> from isogrid.study.audit_records import CleanRecord
+    >>> from isogrid.study.audit.records import CleanRecord
     >>> z, y = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
     >>> [finding.code for finding in audit_level(LevelInputs(clean=CleanRecord.of_logits(z, y)))]
     ['IG003']

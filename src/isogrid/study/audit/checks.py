@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from isogrid.metrics.robustness import collapsed, median_distance, saturated, void_share
-from isogrid.study.audit_records import AttackRecord, Bools, Floats, LevelInputs
+from isogrid.study.audit.records import AttackRecord, Bools, Floats, LevelInputs
 
 Details = Iterator[str]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isogrid.study.audit import audit_level
-from isogrid.study.audit_records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.rules import audit_level
 from isogrid.study.levels import Attacked, Family, Level
 
 
