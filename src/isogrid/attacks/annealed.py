@@ -29,8 +29,9 @@ NO_GRADIENT_RADIUS = 0.02
 SHORTER = 0.93
 """Before the first success the step's share of the radius multiplies by this at each failure: a radius that has grown to the box's own
 size would otherwise send every step to one of its corners."""
-STUCK = 5
-"""Steps after which a row without a success is steered along the faces of the box."""
+STUCK, STUCK_SHARE = 5, 0.25
+"""Steps after which a row without a success is steered along the faces of the box: so many, or this share of a fixed number (its
+radius grows by a few per cent a step only, and has not arrived much earlier)."""
 RESTART = 20
 """Each time that many steps pass without a success, the row goes on from a random point of the box: growth alone finds nothing where
 the gradient is zero, or points along a ray that never leaves the class."""
@@ -53,6 +54,7 @@ class Plan:
     last_step: float
     gamma: tuple[float, float]
     last_gamma: float
+    stuck: int
     relative: bool
 
     def at(self, cycle: Tensor, clock: Tensor, step: int) -> tuple[Tensor | float, Tensor | float]:
@@ -66,13 +68,15 @@ class Plan:
         return length, self.last_gamma + (torch.where(first, self.gamma[0], self.gamma[1]) - self.last_gamma) * shares
 
 
-CONVERGING = Plan(length=(15, 10), step=(1.0, 0.3), last_step=0.02, gamma=(0.05, 0.02), last_gamma=0.001, relative=True)
+CONVERGING = Plan(length=(15, 10), step=(1.0, 0.3), last_step=0.02, gamma=(0.05, 0.02), last_gamma=0.001, stuck=STUCK, relative=True)
 """Measured on LeNet and LeNet-300-100: 30 gradients a row reach the mean distance of DDN-300, and longer cycles gain 0.1 % at most."""
 
 
 def fixed(steps: int, gamma: float, last_gamma: float) -> Plan:
     """One cycle of `steps` on every row: step lengths from 1 to 0.01 in the units of x, as published for DDN and FMN."""
-    return Plan(length=(steps, 0), step=(1.0, 0.0), last_step=0.01, gamma=(gamma, 0.0), last_gamma=last_gamma, relative=False)
+    stuck = max(STUCK, int(STUCK_SHARE * steps))
+    gammas = (gamma, 0.0)
+    return Plan(length=(steps, 0), step=(1.0, 0.0), last_step=0.01, gamma=gammas, last_gamma=last_gamma, stuck=stuck, relative=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +255,7 @@ def anneal(
         if plan.relative:
             length = length * torch.where(seen.found, 1.0, SHORTER**live.failures)
         live.radius = seen.gap if step == 0 and start is None else radius(seen)
-        if problem.domain.name == "box" and step >= STUCK and not bool(seen.found.all()):
+        if problem.domain.name == "box" and step >= plan.stuck and not bool(seen.found.all()):
             gradient = _free_stuck(problem, live, gradient, seen)
         _move(problem, plan, live, gradient, seen.steepness, length, place, step)
         if plan.relative:
@@ -323,10 +327,10 @@ def _move(
         scale = length * live.radius / steepness
     else:
         gradient, scale = norm.steepest(gradient), length * live.radius
-    # into the memory of the point, which is of no more use: whole-batch passes are what this loop costs beside the model
-    moved = torch.mul(gradient, per_row(scale, gradient), out=live.point).add_(live.delta)
-    live.point = place(live.x, moved, live.radius, problem.domain)
-    torch.sub(live.point, live.x, out=live.delta)
+    # in place, with the point and the perturbation in turn in the same two buffers: these passes are what the loop costs beside the model
+    spare = live.point
+    live.point = place(live.x, live.delta.addcmul_(gradient, per_row(scale, gradient)), live.radius, problem.domain)
+    live.delta = torch.sub(live.point, live.x, out=spare)
     live.failures += 1
 
 

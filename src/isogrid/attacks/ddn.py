@@ -19,7 +19,8 @@ def on_sphere(x: Tensor, delta: Tensor, radius: Tensor, domain: Domain) -> Tenso
     The result is written into the memory of `delta`.
     """
     size = L2.size(delta)
-    point = delta.mul_((radius / size.clamp_min_(torch.finfo(size.dtype).tiny))[:, None]).add_(x)
+    scale = radius / size.clamp_min_(torch.finfo(size.dtype).tiny)
+    point = torch.addcmul(x, delta, scale[:, None], out=delta)
     return point if domain.name == "free" else point.clamp_(domain.low, domain.high)
 
 

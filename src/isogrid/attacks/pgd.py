@@ -102,10 +102,10 @@ class PGD(Attack):
     def _climb_and_leave(self, problem: Problem, region: Region, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Up to `steps` steps, rows leaving once misclassified: the best iterates, their losses and whether they are misclassified."""
         loss = LOSSES[self.loss]
-        best = x.clone()
-        top = x.new_full((problem.n,), -math.inf)
+        found, final = x.clone(), x.new_empty(problem.n)
         broken = torch.zeros(problem.n, dtype=torch.bool, device=x.device)
         rows, y, stride = torch.arange(problem.n, device=x.device), problem.y, self._stride(problem)
+        best, top = x, x.new_full((problem.n,), -math.inf)
         for step in range(self.steps + 1):
             gradient = None
             if step < self.steps:
@@ -113,18 +113,23 @@ class PGD(Attack):
             else:
                 z = problem.logits(x, rows)
                 value = loss(z, y)
+            better = value > top
+            # iterates are never written to, so where every row improved the best one is shared, not copied
+            best = x if bool(better.all()) else torch.where(per_row(better, x), x, best)
+            top = torch.maximum(top, value.to(x.dtype))
             out = z.argmax(1) != y
-            better = out | (value > top[rows])
-            best[rows[better]], top[rows[better]] = x[better], value[better]
-            broken[rows[out]] = True
-            if gradient is None or bool(out.all()):
-                break
             if bool(out.any()):
-                stay = ~out
-                rows, y, stride, x, gradient = rows[stay], y[stay], stride[stay], x[stay], gradient[stay]
+                gone, stay = rows[out], torch.nonzero(~out).squeeze(1)
+                found[gone], final[gone], broken[gone] = x[out], value[out].to(x.dtype), True
+                rows, y, stride, x, best, top = (v[stay] for v in (rows, y, stride, x, best, top))
                 region = region.take(stay)
-            x = self._ascend(region, x, gradient, stride)
-        return best, top, broken
+                if not len(rows):
+                    return found, final, broken
+                gradient = None if gradient is None else gradient[stay]
+            if gradient is not None:
+                x = self._ascend(region, x, gradient, stride)
+        found[rows], final[rows] = best, top
+        return found, final, broken
 
     def _stride(self, problem: Problem) -> Tensor:
         assert problem.budget is not None

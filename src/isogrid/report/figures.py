@@ -134,9 +134,11 @@ def add_legend(figure: Figure, keys: Sequence[Line2D | Patch], columns: int = 2)
 
 
 def headline(curves: Sequence[Curve]) -> Curve:
-    """The envelope where there is one, else the strongest attack: the lowest mean over the levels all curves share."""
+    """The envelope where there is one, else the strongest of the attacks on the most samples: the lowest mean over shared levels."""
     if curves[0].is_envelope:
         return curves[0]
+    samples = {curve.attack: max((p.n for p in curve.points), default=0) for curve in curves}
+    curves = [curve for curve in curves if samples[curve.attack] == max(samples.values())]
     shared = set.intersection(*({p.level for p in curve.points} for curve in curves)) or None
 
     def mean(curve: Curve) -> float:

@@ -90,8 +90,7 @@ def measures(family: Family) -> Iterator[Measure]:
             twin=identity in twin_ids,
         )
     shared = [i for i in family.attack_ids() if not twin_ids or i in twin_ids]
-    whole = [i for i in shared if (example := _example(family, i)).partial or len(example.records) == len(first.clean)]
-    for (norm, domain), ids in groups(first, whole).items():
+    for (norm, domain), ids in groups(first, shared).items():
         found = [_example(family, i).eps for i in ids]
         budgets = [*sorted({eps for eps in found if eps is not None}), *([None] if None in found else [])]
         for eps in budgets:
