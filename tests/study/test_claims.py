@@ -250,15 +250,16 @@ def test_a_twin_attacked_at_every_round_needs_no_interpolation(made_up):
 
 
 def test_a_conclusion_must_hold_on_both_scales_of_interpolation(made_up):
-    """r_2 rises by 6 % beyond a twin that moves with log(1 + k): in straight lines it would not, so nothing is said."""
-    drift = (FLAT, FLAT, -0.12 * np.log1p(LEVELS) / np.log(7))
-    rising = TRAINED | {"effect": (TRAINED["effect"][0], FLAT, curve((0, 0), (1, 0.06)))}
-    evidence = made_up(np.random.default_rng(18), linear=True, **(rising | {"drift": drift, "walk": (0.002,) * 3}))
+    """r_2 rises by 5.8 % beyond a twin that moves with log(1 + k), by 1.7 % beyond straight lines, at a tolerance of 3 %."""
+    drift = (FLAT, FLAT, -0.2 * np.log1p(LEVELS) / np.log(7))
+    effect = (TRAINED["effect"][0], FLAT, curve((0, 0), (1, 0.05)))
+    evidence = made_up(np.random.default_rng(18), linear=True, **(TRAINED | {"effect": effect, "drift": drift, "walk": (0.002,) * 3}))
     found = the(evidence, 1)
     assert found["verdict"] == "undecided"
     assert "what training did between" in found["reason"]
-    low, high = (the(replace(evidence, measures=(evidence.measures[0], m)), 1)["parts"][1] for m in (evidence.measures[1],) * 2)
-    assert low["effect"] > 0.03 > high["straight_effect"]
+    part = found["parts"][1]
+    assert part["low"] > TOLERANCE["distance"] > part["straight_effect"]
+    assert part["p_against"] > 0.5
 
 
 def test_a_fall_by_training_alone_is_none_by_sparsity(strong, made_up):
@@ -331,9 +332,7 @@ def test_verdicts_are_plain_json_and_say_what_they_mean(strong):
     assert [one["claim"] for one in found] == [1, 2, 3, 4, 5]
     two = found[1]
     assert two["interval"][0] < two["effect"] < two["interval"][1]
-    assert two["control"].startswith(
-        "dense twin of equal training, round k against level k: attacked at rounds 6, 10; interpolated between"
-    )
+    assert two["control"].startswith("dense twin of equal training, round k against level k: attacked at rounds 6, 10; interpolated")
     assert two["control"].endswith("stands for the later ones") == (max(two["levels"]) > 10)
     assert "For it: r_inf (pgd" in two["statement"]
     assert "supported" in two["statement"]

@@ -188,12 +188,9 @@ def _compromise(evidence: Evidence, accuracy: _Axis, norms: Sequence[_Axis]) -> 
     over = " and ".join(axis.measure.norm for axis in norms if axis.measure is not None)
     sentence = f"Best compromise over {over}, with accuracy kept: {_percent(evidence, level)}: {told}"
     if level == 0:
-        sentence = f"Best compromise over {over}, with accuracy kept: dense; "
-        sentence += (
-            "each sparse level that keeps it loses more than its tolerance in some norm"
-            if levels[1:]
-            else "no sparse level is shown to keep it"
-        )
+        why = "every sparse level that keeps it loses more than the tolerance in some norm"
+        why = why if levels[1:] else "no sparse level is shown to keep it"
+        sentence = f"Best compromise over {over}, with accuracy kept: dense; {why}"
     return {
         "level": level,
         "sparsity": evidence.sparsity[level],
