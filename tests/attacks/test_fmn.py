@@ -34,7 +34,7 @@ def test_fixed_steps_do_not_stall_before_the_first_success(small_net, norm):
     model, x, y = small_net
     fixed, short = FMN(norm=norm, converge=False, sharpness=None)(model, x, y), FMN(norm=norm)(model, x, y)
     assert fixed.success.all()
-    assert (fixed.backwards == 100).all()
+    assert (fixed.forwards == 100).all()
     assert short.backwards.float().mean() < 60
     assert short.distance.mean() <= fixed.distance.mean() * 1.005
 

@@ -11,7 +11,6 @@ LIMIT_GIB = 4.0
 SCRIPT = """
 import resource, sys, dataclasses, torch
 from isogrid.attacks import ATTACKS
-from isogrid.attacks.base import BATCH_BYTES, batch_rows
 from isogrid.core.random import generator
 from isogrid.models import build
 torch.set_num_threads(2)

@@ -8,11 +8,10 @@ algorithm and its parameters. What does not: clipping to be on the safe side, su
 
 from __future__ import annotations
 
-import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -20,193 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks.checkpoint import BatchStore
-from isogrid.core.errors import InputError, ModelError, one_of
+from isogrid.attacks.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
+from isogrid.attacks.subject import as_classifier, batch_rows, check_samples, frozen
+from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
 from isogrid.core.random import Streams
 
-Model = Callable[[Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-BATCH_BYTES = 192 * 2**20
-"""The batch rule: a batch holds as many rows as keep `state_copies` tensors of the input's size and three copies of all
-activations of one forward pass, in the model's precision, within BATCH_BYTES, but at most MAX_ROWS and at least 1. It depends on
-the model and the shape of the input only, never on free memory or on the number of samples."""
-MAX_ROWS = 1024
 BUDGET_SLACK = 1e-5
 """A candidate may exceed its budget by this share (and 1e-6) through rounding."""
 NUDGES = (1e-5, 1e-4, 1e-3)
 """A minimum-norm candidate that the verifying pass finds on the wrong side by rounding is lengthened by these shares in turn."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Domain:
-    """Where perturbed inputs may lie: `box` (low <= x <= high, per element) or `free` (anywhere)."""
-
-    name: Literal["box", "free"] = "box"
-    low: float = 0.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.name not in ("box", "free"):
-            raise one_of("domain", self.name, ("box", "free"))
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise InputError("domain", (self.low, self.high), "finite limits with low < high")
-
-    def clip(self, x: Tensor) -> Tensor:
-        """The closest point of the domain; the identity where it is free."""
-        return x.clamp(self.low, self.high) if self.name == "box" else x
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """z_y - max_{k != y} z_k per row [B]; negative exactly where the row is misclassified beyond a tie."""
-    own = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], -math.inf)
-    return (own.squeeze(1)) - others.amax(1)
-
-
-def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    r"""log((1 - p_y) / p_y) = logsumexp_{k != y} z_k - z_y per row [B]: the cross-entropy without its saturation.
-
-    CE = softplus(log-odds) is a strictly increasing function of it, so signs, directions and comparisons within a sample are
-    those of the cross-entropy, and its gradient never underflows, whatever the logit gap. Pitfall that it avoids: in float32 the
-    gradient of the cross-entropy is 0 or garbage once the gap exceeds about 16.6, since 1 - p_y rounds to 0.
-    """
-    others = logits.scatter(1, y[:, None], -math.inf)
-    return torch.logsumexp(others, 1) - logits.gather(1, y[:, None]).squeeze(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Queries of each row so far [B], and whether its first loss gradient was exactly zero."""
-
-    forwards: Tensor
-    backwards: Tensor
-    zero_gradient: Tensor
-
-    @classmethod
-    def zeros(cls, n: int, device: torch.device) -> Counts:
-        """Counters at zero for n rows."""
-
-        def new(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(n, dtype=dtype, device=device)
-
-        return cls(forwards=new(torch.int64), backwards=new(torch.int64), zero_gradient=new(torch.bool))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What an attack sees of one batch. Evaluate the model only through its methods: they count queries per row.
-
-    `x` [B, *S] and `y` [B]: the clean samples, correctly classified unless the attack says `moves_misclassified`.
-    `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
-    `rows`: this problem's rows in the batch that `counts` covers. All tensors live on one device.
-    """
-
-    model: Model
-    x: Tensor
-    y: Tensor
-    domain: Domain
-    norm: Norm
-    budget: Tensor | None
-    start: Tensor | None
-    streams: Streams
-    counts: Counts
-    rows: Tensor
-
-    @property
-    def n(self) -> int:
-        """The number of rows."""
-        return len(self.y)
-
-    def take(self, rows: Tensor) -> Problem:
-        """The problem restricted to some rows (int index or bool mask [B]); queries are counted on the same counters."""
-        return Problem(
-            model=self.model,
-            x=self.x[rows],
-            y=self.y[rows],
-            domain=self.domain,
-            norm=self.norm,
-            budget=None if self.budget is None else self.budget[rows],
-            start=None if self.start is None else self.start[rows],
-            streams=self.streams.take(rows),
-            counts=self.counts,
-            rows=self.rows[rows],
-        )
-
-    def with_budget(self, budget: Tensor | None) -> Problem:
-        """The same problem under another radius per row."""
-        return Problem(**{f.name: getattr(self, f.name) for f in fields(self)} | {"budget": budget})
-
-    def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
-        self._count(rows, forwards=1, backwards=0)
-        with torch.no_grad():
-            return self.model(x)
-
-    def gradient(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits [b, C], loss [b], d loss_b / d x_b [b, *S]) at `x`, for a `loss(logits, y) -> [b]`; one forward, one backward."""
-        y = self.y if rows is None else self.y[rows]
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            z = self.model(leaf)
-            value = loss(z, y)
-            (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        self._note_zero(gradient, rows)
-        self._count(rows, forwards=1, backwards=1)
-        return z.detach(), value.detach(), gradient
-
-    def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(logits [b, C], slope(logits, y) [b, C] pulled back through the model [b, *S]): `gradient` of a loss whose slope is known.
-
-        One forward, one backward; the graph of a loss costs as much as a small network.
-        """
-        y = self.y if rows is None else self.y[rows]
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            z = self.model(leaf)
-        logits = z.detach()
-        (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
-        self._note_zero(gradient, rows)
-        self._count(rows, forwards=1, backwards=1)
-        return logits, gradient
-
-    def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph.
-
-        `classes` [b, K], or a function (logits, y) -> [b, K] that chooses them from this very pass.
-        """
-        y = self.y if rows is None else self.y[rows]
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            z = self.model(leaf)
-        chosen = classes if isinstance(classes, Tensor) else classes(z.detach(), y)
-        k = chosen.shape[1]
-        gradients = x.new_empty((len(x), k, *x.shape[1:]))
-        for j in range(k):
-            seed = torch.zeros_like(z).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
-            gradients[:, j] = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)[0]
-        self._note_zero(gradients, rows)
-        self._count(rows, forwards=1, backwards=k)
-        return z.detach(), gradients
-
-    def charge(self, *, forwards: int, backwards: int) -> None:
-        """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
-        self._count(None, forwards=forwards, backwards=backwards)
-
-    def _note_zero(self, gradient: Tensor, rows: Tensor | None) -> None:
-        """Record, at a row's first backward pass, whether its gradient is exactly zero."""
-        where = self._where(rows)
-        first = self.counts.backwards[where] == 0
-        if bool(first.any()):
-            self.counts.zero_gradient[where[first]] = gradient[first].flatten(1).abs().amax(1) == 0
-
-    def _where(self, rows: Tensor | None) -> Tensor:
-        return self.rows if rows is None else self.rows[rows]
-
-    def _count(self, rows: Tensor | None, *, forwards: int, backwards: int) -> None:
-        where = self._where(rows)
-        self.counts.forwards.index_add_(0, where, torch.full_like(where, forwards))  # `+=` would count a repeated row once
-        self.counts.backwards.index_add_(0, where, torch.full_like(where, backwards))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,88 +246,6 @@ def _join(parts: list[AttackOutcome]) -> AttackOutcome:
     return AttackOutcome(**{f.name: whole(f.name) for f in fields(AttackOutcome)})
 
 
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no parameter gradients inside; every module's mode and every parameter's flag restored after."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
-    """Raise InputError unless x [N, *S] is floating, finite and inside `box`, and y [N] holds integer classes, N >= 1."""
-    if x.dim() < 2 or not x.is_floating_point():
-        raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", "floating-point samples of shape [N, ...]")
-    if len(x) == 0:
-        raise InputError("x", "0 samples", "at least one sample")
-    if y.shape != (len(x),) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", f"one integer class per sample, shape ({len(x)},)")
-    low, high = x.min().item(), x.max().item()
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError("x", "NaN or infinite values", "finite values")
-    if low < box[0] - 1e-6 or high > box[1] + 1e-6:
-        raise InputError(
-            "x", f"values in [{low:.6g}, {high:.6g}]", f"values in [{box[0]:g}, {box[1]:g}]: put the normalisation inside the model"
-        )
-
-
-def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
-    """The model as a function to logits [B, C >= 2]; a single output z becomes (0, z).
-
-    Raises ModelError where one forward pass on a few samples raises, or gives a wrong shape or non-finite values, and InputError
-    where a label has no logit.
-    """
-    probe = x[: min(len(x), 8)]
-    try:
-        with torch.no_grad():
-            z = model(probe)
-    except Exception as error:  # whatever a user's forward raises ends in one line
-        said = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"model: forward raised {type(error).__name__} on input of shape {tuple(probe.shape)}: {said}") from error
-    if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() not in (1, 2) or len(z) != len(probe):
-        got = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-        raise ModelError(f"model: forward gave {got}; accepted: floating-point logits of shape [{len(probe)}, classes]")
-    if not bool(torch.isfinite(z).all()):
-        raise ModelError("model: forward gave NaN or infinite logits; accepted: finite logits")
-    single = z.dim() == 1 or z.shape[1] == 1
-    classes = 2 if single else z.shape[1]
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise InputError("y", f"labels from {low} to {high}", f"0 to {classes - 1}: the model has {classes} classes")
-    if not single:
-        return model
-    return lambda inputs: nn.functional.pad(model(inputs).reshape(len(inputs), 1), (1, 0))
-
-
-def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
-    """Rows per batch by the rule of BATCH_BYTES: measured on one sample, hence independent of N, memory and clock."""
-    elements = int(getattr(model, "activation_elements", 0))  # a program says it, since hooks cannot look inside
-
-    def add(_module: nn.Module, _inputs: object, output: object) -> None:
-        nonlocal elements
-        if isinstance(output, Tensor):
-            elements += output.numel()
-
-    hooks = [m.register_forward_hook(add) for m in model.modules() if not any(True for _ in m.children())]
-    try:
-        with frozen(model), torch.no_grad(), contextlib.suppress(Exception):  # a raising forward is reported by as_classifier
-            model(x[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    row = x.element_size() * (state_copies * x[0].numel() + 3 * elements)
-    return max(1, min(MAX_ROWS, BATCH_BYTES // row))
-
-
 def require(name: str, value: float, ok: bool, accepted: str) -> None:
     """Verify a parameter when an attack is constructed: raise InputError unless `ok`."""
     if isinstance(value, bool) or not ok:
@@ -523,7 +263,6 @@ __all__ = [
     "as_classifier",
     "batch_rows",
     "check_samples",
-    "field",
     "frozen",
     "log_odds",
     "margin",

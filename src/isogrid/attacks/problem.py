@@ -1,0 +1,189 @@
+"""What an attack sees: one batch of samples under one threat model, and a model that counts its queries. Not here: judging candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.norms import Norm
+from isogrid.core.random import Streams
+
+Model = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """Where perturbed inputs may lie: `box` (low <= x <= high, per element) or `free` (anywhere)."""
+
+    name: Literal["box", "free"] = "box"
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("box", "free"):
+            raise one_of("domain", self.name, ("box", "free"))
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InputError("domain", (self.low, self.high), "finite limits with low < high")
+
+    def clip(self, x: Tensor) -> Tensor:
+        """The closest point of the domain; the identity where it is free."""
+        return x.clamp(self.low, self.high) if self.name == "box" else x
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """z_y - max_{k != y} z_k per row [B]; negative exactly where the row is misclassified beyond a tie."""
+    own = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], -math.inf)
+    return (own.squeeze(1)) - others.amax(1)
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    r"""log((1 - p_y) / p_y) = logsumexp_{k != y} z_k - z_y per row [B]: the cross-entropy without its saturation.
+
+    CE = softplus(log-odds) is a strictly increasing function of it, so signs, directions and comparisons within a sample are
+    those of the cross-entropy, and its gradient never underflows, whatever the logit gap. Pitfall that it avoids: in float32 the
+    gradient of the cross-entropy is 0 or garbage once the gap exceeds about 16.6, since 1 - p_y rounds to 0.
+    """
+    others = logits.scatter(1, y[:, None], -math.inf)
+    return torch.logsumexp(others, 1) - logits.gather(1, y[:, None]).squeeze(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Queries of each row so far [B], and whether its first loss gradient was exactly zero."""
+
+    forwards: Tensor
+    backwards: Tensor
+    zero_gradient: Tensor
+
+    @classmethod
+    def zeros(cls, n: int, device: torch.device) -> Counts:
+        """Counters at zero for n rows."""
+
+        def new(dtype: torch.dtype) -> Tensor:
+            return torch.zeros(n, dtype=dtype, device=device)
+
+        return cls(forwards=new(torch.int64), backwards=new(torch.int64), zero_gradient=new(torch.bool))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What an attack sees of one batch. Evaluate the model only through its methods: they count queries per row.
+
+    `x` [B, *S] and `y` [B]: the clean samples, correctly classified unless the attack says `moves_misclassified`.
+    `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
+    `rows`: this problem's rows in the batch that `counts` covers. All tensors live on one device.
+    """
+
+    model: Model
+    x: Tensor
+    y: Tensor
+    domain: Domain
+    norm: Norm
+    budget: Tensor | None
+    start: Tensor | None
+    streams: Streams
+    counts: Counts
+    rows: Tensor
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return len(self.y)
+
+    def take(self, rows: Tensor) -> Problem:
+        """The problem restricted to some rows (int index or bool mask [B]); queries are counted on the same counters."""
+        return Problem(
+            model=self.model,
+            x=self.x[rows],
+            y=self.y[rows],
+            domain=self.domain,
+            norm=self.norm,
+            budget=None if self.budget is None else self.budget[rows],
+            start=None if self.start is None else self.start[rows],
+            streams=self.streams.take(rows),
+            counts=self.counts,
+            rows=self.rows[rows],
+        )
+
+    def with_budget(self, budget: Tensor | None) -> Problem:
+        """The same problem under another radius per row."""
+        return Problem(**{f.name: getattr(self, f.name) for f in fields(self)} | {"budget": budget})
+
+    def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
+        self._count(rows, forwards=1, backwards=0)
+        with torch.no_grad():
+            return self.model(x)
+
+    def gradient(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits [b, C], loss [b], d loss_b / d x_b [b, *S]) at `x`, for a `loss(logits, y) -> [b]`; one forward, one backward."""
+        y = self.y if rows is None else self.y[rows]
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            z = self.model(leaf)
+            value = loss(z, y)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        self._note_zero(gradient, rows)
+        self._count(rows, forwards=1, backwards=1)
+        return z.detach(), value.detach(), gradient
+
+    def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits [b, C], slope(logits, y) [b, C] pulled back through the model [b, *S]): `gradient` of a loss whose slope is known.
+
+        One forward, one backward; the graph of a loss costs as much as a small network.
+        """
+        y = self.y if rows is None else self.y[rows]
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            z = self.model(leaf)
+        logits = z.detach()
+        (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
+        self._note_zero(gradient, rows)
+        self._count(rows, forwards=1, backwards=1)
+        return logits, gradient
+
+    def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph.
+
+        `classes` [b, K], or a function (logits, y) -> [b, K] that chooses them from this very pass.
+        """
+        y = self.y if rows is None else self.y[rows]
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            z = self.model(leaf)
+        chosen = classes if isinstance(classes, Tensor) else classes(z.detach(), y)
+        k = chosen.shape[1]
+        gradients = x.new_empty((len(x), k, *x.shape[1:]))
+        for j in range(k):
+            seed = torch.zeros_like(z).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
+            gradients[:, j] = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)[0]
+        self._note_zero(gradients, rows)
+        self._count(rows, forwards=1, backwards=k)
+        return z.detach(), gradients
+
+    def charge(self, *, forwards: int, backwards: int) -> None:
+        """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
+        self._count(None, forwards=forwards, backwards=backwards)
+
+    def _note_zero(self, gradient: Tensor, rows: Tensor | None) -> None:
+        """Record, at a row's first backward pass, whether its gradient is exactly zero."""
+        where = self._where(rows)
+        first = self.counts.backwards[where] == 0
+        if bool(first.any()):
+            self.counts.zero_gradient[where[first]] = gradient[first].flatten(1).abs().amax(1) == 0
+
+    def _where(self, rows: Tensor | None) -> Tensor:
+        return self.rows if rows is None else self.rows[rows]
+
+    def _count(self, rows: Tensor | None, *, forwards: int, backwards: int) -> None:
+        where = self._where(rows)
+        self.counts.forwards.index_add_(0, where, torch.full_like(where, forwards))  # `+=` would count a repeated row once
+        self.counts.backwards.index_add_(0, where, torch.full_like(where, backwards))

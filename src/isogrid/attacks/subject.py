@@ -1,0 +1,101 @@
+"""The model and the samples that an attack is handed: are they usable, how are they frozen, how many rows fit a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from isogrid.attacks.problem import Model
+from isogrid.core.errors import InputError, ModelError
+
+BATCH_BYTES = 192 * 2**20
+"""The batch rule: a batch holds as many rows as keep `state_copies` tensors of the input's size and three copies of all
+activations of one forward pass, in the model's precision, within BATCH_BYTES, but at most MAX_ROWS and at least 1. It depends on
+the model and the shape of the input only, never on free memory or on the number of samples."""
+MAX_ROWS = 1024
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter gradients inside; every module's mode and every parameter's flag restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
+    """Raise InputError unless x [N, *S] is floating, finite and inside `box`, and y [N] holds integer classes, N >= 1."""
+    if x.dim() < 2 or not x.is_floating_point():
+        raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", "floating-point samples of shape [N, ...]")
+    if len(x) == 0:
+        raise InputError("x", "0 samples", "at least one sample")
+    if y.shape != (len(x),) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", f"one integer class per sample, shape ({len(x)},)")
+    low, high = x.min().item(), x.max().item()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError("x", "NaN or infinite values", "finite values")
+    if low < box[0] - 1e-6 or high > box[1] + 1e-6:
+        raise InputError(
+            "x", f"values in [{low:.6g}, {high:.6g}]", f"values in [{box[0]:g}, {box[1]:g}]: put the normalisation inside the model"
+        )
+
+
+def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
+    """The model as a function to logits [B, C >= 2]; a single output z becomes (0, z).
+
+    Raises ModelError where one forward pass on a few samples raises, or gives a wrong shape or non-finite values, and InputError
+    where a label has no logit.
+    """
+    probe = x[: min(len(x), 8)]
+    try:
+        with torch.no_grad():
+            z = model(probe)
+    except Exception as error:  # whatever a user's forward raises ends in one line
+        said = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"model: forward raised {type(error).__name__} on input of shape {tuple(probe.shape)}: {said}") from error
+    if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() not in (1, 2) or len(z) != len(probe):
+        got = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        raise ModelError(f"model: forward gave {got}; accepted: floating-point logits of shape [{len(probe)}, classes]")
+    if not bool(torch.isfinite(z).all()):
+        raise ModelError("model: forward gave NaN or infinite logits; accepted: finite logits")
+    single = z.dim() == 1 or z.shape[1] == 1
+    classes = 2 if single else z.shape[1]
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise InputError("y", f"labels from {low} to {high}", f"0 to {classes - 1}: the model has {classes} classes")
+    if not single:
+        return model
+    return lambda inputs: nn.functional.pad(model(inputs).reshape(len(inputs), 1), (1, 0))
+
+
+def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
+    """Rows per batch by the rule of BATCH_BYTES: measured on one sample, hence independent of N, memory and clock."""
+    elements = int(getattr(model, "activation_elements", 0))  # a program says it, since hooks cannot look inside
+
+    def add(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal elements
+        if isinstance(output, Tensor):
+            elements += output.numel()
+
+    hooks = [m.register_forward_hook(add) for m in model.modules() if not any(True for _ in m.children())]
+    try:
+        with frozen(model), torch.no_grad(), contextlib.suppress(Exception):  # a raising forward is reported by as_classifier
+            model(x[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    row = x.element_size() * (state_copies * x[0].numel() + 3 * elements)
+    return max(1, min(MAX_ROWS, BATCH_BYTES // row))

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from isogrid.attacks import DDN, FMN
+from isogrid.attacks.annealed import FREE_REACH
+from isogrid.attacks.base import log_odds
+from isogrid.attacks.losses import log_odds_slope
+from isogrid.core.random import generator
+from isogrid.testing import exact_distance, tiny_network
+
+ATTACKS = [DDN, FMN, lambda **options: FMN(norm="linf", **options)]
+
+
+@pytest.mark.parametrize("make", ATTACKS)
+@pytest.mark.parametrize(("seed", "inputs", "hidden", "classes"), [(47, 3, (5,), 2), (49, 4, (4,), 2)])
+def test_in_the_free_domain_no_success_lies_beyond_the_reach(make, seed, inputs, hidden, classes):
+    # without a limit the radius doubled at each failure, and the mean distance ended at 1e22 times the optimum
+    net = tiny_network(seed, inputs=inputs, hidden=hidden, classes=classes)
+    x = torch.rand(2, inputs, dtype=torch.float64, generator=generator(seed, "tiny samples"))
+    y = net(x).argmax(1)
+    attack = make(domain="free")
+    out = attack(net, x, y, seed=seed)
+    limit = FREE_REACH * attack.threat.size(torch.ones_like(x))
+    assert bool((out.distance[out.success] <= limit[out.success] * (1 + 1e-9)).all())
+    exact = exact_distance(net, x, y, attack.threat, domain="free")
+    assert bool((out.distance >= exact * (1 - 1e-6)).all())
+
+
+class Far(nn.Module):
+    """Class 1 from x_0 = `edge` on: a linear score, so that every attack knows the way."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, x):
+        score = x[:, 0] - self.edge
+        return torch.stack([0 * score, score], 1)
+
+
+@pytest.mark.parametrize("make", ATTACKS)
+@pytest.mark.parametrize("converge", [True, False])
+def test_what_lies_beyond_the_reach_is_a_failure_and_what_lies_within_is_found(make, converge):
+    x, y = torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.long)
+    attack = make(domain="free", converge=converge)
+    size = attack.threat.size(torch.ones(1, 4)).item()
+    near, far = (attack(Far(0.5 + share * FREE_REACH * size), x, y) for share in (0.9, 1.1))
+    assert near.success.all()
+    assert near.distance.max() <= 0.9 * FREE_REACH * size * 1.01
+    assert not far.success.any()
+    assert bool(torch.isinf(far.distance).all())
+
+
+class Island(nn.Module):
+    """Class 1 in a corner of the box only; elsewhere the score falls towards the opposite corner, so that gradients lead away."""
+
+    def forward(self, x):
+        middle = x.mean(1)
+        score = torch.where(middle > 0.6, middle - 0.6, 0.05 * (0.3 - middle) - 0.1)
+        return torch.stack([0 * score, score], 1)
+
+
+@pytest.mark.parametrize("make", ATTACKS)
+def test_a_row_that_gradients_mislead_starts_again_elsewhere(make):
+    x = 0.2 * torch.rand(6, 2, generator=generator(0, "island"))
+    out = make()(Island(), x, torch.zeros(6, dtype=torch.long))
+    assert out.success.all()
+    assert (out.backwards <= 100).all()
+
+
+def test_the_slope_is_that_of_the_log_odds():
+    z = 30 * torch.randn(50, 7, dtype=torch.float64, generator=generator(0, "slope"))
+    y = torch.arange(50) % 7
+    leaf = z.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(log_odds(leaf, y).sum(), leaf)
+    torch.testing.assert_close(log_odds_slope(z, y), slope)
+    assert math.isfinite(slope.sum().item())
