@@ -105,19 +105,19 @@ def test_reaches_the_exact_distance_on_linear_models(linear_oracle, norm, domain
 @pytest.mark.parametrize(("norm", "peer"), [("l2", DDN()), ("linf", FMN(norm="linf"))])
 def test_is_as_near_as_the_untargeted_attacks(small_net, norm, peer):
     model, x, y = small_net
-    x, y = x[:48], y[:48]
+    x, y = x[:24], y[:24]
     out = FAB(norm=norm)(model, x, y)
     assert out.success.all()
     assert out.distance.mean() <= peer(model, x, y).distance.mean() * 1.005
-    full = FAB(norm=norm, converge=False, steps=60)(model, x[:24], y[:24])
-    assert out.distance[:24].mean() <= full.distance.mean() * 1.003
+    full = FAB(norm=norm, converge=False, steps=60)(model, x[:12], y[:12])
+    assert out.distance[:12].mean() <= full.distance.mean() * 1.003
     assert (full.backwards == 60 * 9).all()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_verdict_is_that_of_the_distance_and_costs_less(small_net, norm):
     model, x, y = small_net
-    x, y = x[:48], y[:48]
+    x, y = x[:24], y[:24]
     free = FAB(norm=norm)(model, x, y)
     eps = free.distance.median().item()
     out = FAB(norm=norm, eps=eps)(model, x, y)
@@ -129,7 +129,7 @@ def test_a_verdict_is_that_of_the_distance_and_costs_less(small_net, norm):
 
 def test_restarts_never_hurt_and_are_seeded(small_net):
     model, x, y = small_net
-    x, y = x[:16], y[:16]
+    x, y = x[:10], y[:10]
     one, more, again = FAB(targets=3)(model, x, y), FAB(targets=3, restarts=2)(model, x, y), FAB(targets=3, restarts=2)(model, x, y)
     assert (more.distance <= one.distance + 1e-4).all()
     assert (more.x_adv == again.x_adv).all()
@@ -138,7 +138,7 @@ def test_restarts_never_hurt_and_are_seeded(small_net):
 def test_rows_do_not_see_each_other(small_net):
     model, x, y = small_net
     attack = FAB(norm="linf", targets=4, restarts=2)
-    whole, part = attack(model, x[:16], y[:16]), attack(model, x[5:9], y[5:9], ids=torch.arange(5, 9))
+    whole, part = attack(model, x[:10], y[:10]), attack(model, x[5:9], y[5:9], ids=torch.arange(5, 9))
     torch.testing.assert_close(part.distance, whole.distance[5:9], atol=1e-4, rtol=1e-3)
 
 
