@@ -136,7 +136,10 @@ def headline(found: list[Advice]) -> str:
         places = dict.fromkeys(one.value for one in decided)
         told = [f"{at} under {joined([o.key.removeprefix('most robust ') for o in decided if o.value == at])}" for at in places]
         parts.append(f"Most robust at {joined([_sparse(text) for text in told])}.")
-    unclear = [one.key.removeprefix("most robust ") for one in robust if not one.decided]
+    beaten = [one.key.removeprefix("most robust ") for one in robust if not one.decided and one.level == 0]
+    if beaten:
+        parts.append(f"No sparse level has a higher mean than dense under {joined(beaten, 'or')}.")
+    unclear = [one.key.removeprefix("most robust ") for one in robust if not one.decided and one.level != 0]
     if unclear:
         parts.append(f"Whether any level beats dense under {joined(unclear, 'or')} is undecided.")
     highest = next((one for one in found if one.key == "not worse"), None)
@@ -148,7 +151,7 @@ def headline(found: list[Advice]) -> str:
         )
     fragile = next((one for one in found if one.key == "fragile"), None)
     if fragile is not None:
-        parts.append(f"Fragile from {fragile.value} on." if fragile.level is not None else "No fragile level was found.")
+        parts.append(f"First fragile at {_sparse(fragile.value)}." if fragile.level is not None else "No fragile level was found.")
     return " ".join(parts)
 
 
