@@ -67,7 +67,7 @@ def test_a_factory_that_hands_out_one_object_does_not_make_models_share_weights(
     [
         ("raises", "raised RuntimeError: two lines"),
         ("nothing", "returned None"),
-        ("wants", "parameter width has no default"),
+        ("wants", "whose parameter width"),
         ("SHARED", "a function or class"),
         ("plane", "did you mean"),
     ],

@@ -32,6 +32,17 @@ def negative_margin(logits: Tensor, y: Tensor) -> Tensor:
     return -margin(logits, y)
 
 
+def negative_margin_slope(logits: Tensor, y: Tensor) -> Tensor:
+    """d negative_margin / d z = e_k - e_y, k the class of the largest other logit (of several, the first), per row [B, C].
+
+    >>> negative_margin_slope(torch.tensor([[5.0, 1.0, 3.0]]), torch.tensor([0])).tolist()
+    [[-1.0, 0.0, 1.0]]
+    """
+    own = y[:, None]
+    rival = logits.scatter(1, own, -math.inf).argmax(1, keepdim=True)
+    return torch.zeros_like(logits).scatter_(1, rival, 1.0).scatter_(1, own, -1.0)
+
+
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     r"""Difference of logits ratio -(z_y - max_{k != y} z_k) / (z_(1) - z_(3)) per row [B], z_(i) the i-th largest logit.
 
@@ -76,3 +87,5 @@ def targeted_dlr(target: Tensor) -> Loss:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": log_odds, "margin": negative_margin, "dlr": dlr}
 """The untargeted losses by name; `ce` is the log-odds form of the cross-entropy (see `log_odds`)."""
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": log_odds_slope, "margin": negative_margin_slope}
+"""d loss / d logits of the losses above that have it written out, for `Problem.pull_back`."""

@@ -172,7 +172,7 @@ def attack(
     rows = torch.arange(test.n if samples is None else min(samples, test.n))
     for earlier_key in before:
         earlier = Store(Path(root)).read(earlier_key).records
-        broken = torch.from_numpy(earlier.loc[(earlier["success"] | (earlier["clean"] != earlier["label"])), "sample"].to_numpy())
+        broken = torch.tensor(earlier.loc[(earlier["success"] | (earlier["clean"] != earlier["label"])), "sample"].to_numpy())
         rows = rows[~torch.isin(rows, broken)]
     if len(rows) == 0:
         with Store(Path(root)).write(key) as cell:

@@ -157,7 +157,7 @@ def pretty_seconds(seconds: float) -> str:
     """A duration for people.
 
     >>> pretty_seconds(8), pretty_seconds(95), pretty_seconds(7300)
-    ('8 s', '1 min 35 s', '2 h 2 min')
+    ('8 s', '1 min 35 s', '2 h 1 min')
     """
     whole = math.ceil(seconds)
     if whole < 60:
