@@ -74,6 +74,13 @@ def _frozen(name: str) -> nn.Module:
 
 def run_pgd(networks: list[str], pairs: int, samples: int) -> None:
     """PGD-40 on the networks named, every peer."""
+    body = f"""PGD-{STEPS} l_inf, step {REL_STEP} eps, one uniform start, cross-entropy, {samples} test digits in one batch.
+Ratio = our CPU time / theirs,
+median of {pairs} interleaved pairs [95 % interval]. Equal work: every row takes all steps; default: rows leave once misclassified.
+Ours includes the driver: clean pass, verifying pass, query counts. {machine()}.
+
+"""
+    header = ["network", "eps", "peer", "equal work", "default (early stop)", "our accuracy", "their accuracy"]
     lines = []
     _, _, x, y = digits()
     x, y = x[:samples], y[:samples]
@@ -91,14 +98,7 @@ def run_pgd(networks: list[str], pairs: int, samples: int) -> None:
             same, stop = race(equal, other, model, x, y, pairs), race(early, other, model, x, y, pairs)
             lines.append([name, f"{eps:g}", title, str(same), str(stop), f"{own:.4f}", f"{theirs:.4f}"])
             print(lines[-1], flush=True)
-    body = f"""PGD-{STEPS} l_inf, step {REL_STEP} eps, one uniform start, cross-entropy, {samples} test digits in one batch.
-Ratio = our CPU time / theirs,
-median of {pairs} interleaved pairs [95 % interval]. Equal work: every row takes all steps; default: rows leave once misclassified.
-Ours includes the driver: clean pass, verifying pass, query counts. {machine()}.
-
-"""
-    header = ["network", "eps", "peer", "equal work", "default (early stop)", "our accuracy", "their accuracy"]
-    write_section("Fixed budget: PGD", body + table(header, lines))
+            write_section("Fixed budget: PGD", body + table(header, lines))
 
 
 def original(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int = 0) -> Tensor:

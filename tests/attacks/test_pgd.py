@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from isogrid.attacks import FGS, PGD
+from isogrid.attacks.losses import LOSSES, SLOPES
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -105,6 +106,31 @@ def test_early_stop_and_restarts_only_help():
     assert not (last.success & ~stop.success).any()
     assert not (stop.success & ~more.success).any()
     assert stop.backwards[stop.success].float().mean() < 20
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_when_finished_rows_leave_the_batch_changes_no_row(norm, monkeypatch):
+    model, x, y = network()
+    attack = PGD(eps=0.02 if norm == "linf" else 0.2, norm=norm, restarts=2)
+    outs = []
+    for share in (0.0, 1 / 16, 2.0):  # at once, in small groups, never
+        monkeypatch.setattr("isogrid.attacks.pgd.IDLE_SHARE", share)
+        outs.append(attack(model, x, y))
+    at_once, groups, never = outs
+    assert 0 < at_once.success.float().mean() < 1
+    for out in (groups, never):
+        sure = at_once.margin.abs() > 1e-5
+        assert torch.equal(out.success[sure], at_once.success[sure])
+        torch.testing.assert_close(out.x_adv[sure & at_once.success], at_once.x_adv[sure & at_once.success], rtol=0, atol=1e-4)
+    assert at_once.backwards.sum() < groups.backwards.sum() < never.backwards.sum()
+    assert groups.backwards.sum() < 1.1 * at_once.backwards.sum()
+
+
+@pytest.mark.parametrize("loss", SLOPES)
+def test_a_slope_is_the_gradient_of_its_loss(loss):
+    z, y = torch.randn(20, 6, generator=generator(5, "z"), dtype=torch.float64, requires_grad=True), torch.arange(20) % 6
+    (truth,) = torch.autograd.grad(LOSSES[loss](z, y).sum(), z)
+    torch.testing.assert_close(SLOPES[loss](z.detach(), y), truth)
 
 
 def test_seeds_repeat_and_differ():

@@ -28,7 +28,8 @@ class PGD(Attack):
     g / ||g||_2 for l2. `loss`: "ce" (in its log-odds form, same signs as the cross-entropy, never saturated) or "margin". Each of
     `restarts` runs starts uniformly in the ball (`random_start`), the later ones only on samples that are still unbroken.
     With `early_stop` a sample is done at the first iterate that is misclassified (it leaves the batch with the next few that are done;
-    the queries made for it until then count), and an unbroken one keeps the iterate of the highest loss; without it every row takes all steps and its last iterate counts, as published (same work as other libraries' PGD).
+    the queries made for it until then count); without it every row takes all steps and its last iterate counts, as published (same work as
+    other libraries' PGD).
     Raises InputError for parameters out of range. Source: Madry et al. 2018.
     Pitfall: 40 steps of the cross-entropy from one start are no evaluation; APGD and more restarts belong beside them.
 
@@ -91,56 +92,44 @@ class PGD(Attack):
         """The last iterates after all steps on all rows."""
         slope, stride, x = SLOPES[self.loss], self._stride(problem), x.clone()
         for _ in range(self.steps):
-            _step(region, x, problem.pull_back(x, slope)[1], stride, x)
+            _step(region, x, problem.pull_back(x, slope)[1], stride)
         return x
 
     def _climb_and_judge(self, problem: Problem, region: Region, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The last iterates, their losses and whether they are misclassified."""
         x = self._climb(problem, region, x)
         z = problem.logits(x)
-        return x, LOSSES[self.loss](z, problem.y), z.argmax(1) != problem.y
+        return x, LOSSES[self.loss](z, problem.y).to(x.dtype), z.argmax(1) != problem.y
 
     def _climb_and_leave(self, problem: Problem, region: Region, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Up to `steps` steps, rows leaving once misclassified: the best iterates, their losses and whether they are misclassified."""
-        loss, slope, stride = LOSSES[self.loss], SLOPES[self.loss], self._stride(problem)
-        found, final = x.clone(), x.new_empty(problem.n)
+        """Up to `steps` steps, rows leaving once misclassified: the last iterates, their losses and whether they are misclassified."""
+        slope, stride, found, x = SLOPES[self.loss], self._stride(problem), x.clone(), x.clone()
+        final = x.new_full((problem.n,), math.inf)
         broken = torch.zeros(problem.n, dtype=torch.bool, device=x.device)
         rows, y, idle = torch.arange(problem.n, device=x.device), problem.y, broken.clone()
-        # two buffers: where every row improved, the best iterates stay where they are and the next ones go to the other buffer
-        x, best, top = x.clone(), torch.empty_like(x), x.new_full((problem.n,), -math.inf)
         for step in range(self.steps + 1):
+            gradient = None
             if step < self.steps:
                 z, gradient = problem.pull_back(x, slope, rows)
             else:
                 z = problem.logits(x, rows)
-            value = loss(z, y).to(x.dtype)
-            better = value > top
-            target = x
-            if bool(better.all()):
-                best, top, target = x, value, best
-            elif bool(better.any()):
-                torch.where(per_row(better, x), x, best, out=best)
-                top = torch.maximum(top, value)
             out = (z.argmax(1) != y) & ~idle
             if bool(out.any()):
                 gone = rows[out]
-                found[gone], final[gone], broken[gone] = x[out], value[out], True
+                found[gone], broken[gone] = x[out], True
                 idle |= out
                 resting = int(idle.sum())
                 if resting == len(rows):
                     return found, final, broken
                 if resting >= len(rows) * IDLE_SHARE:
                     stay = torch.nonzero(~idle).squeeze(1)
-                    shared = target is not x
-                    rows, y, idle, stride, best, top = (v[stay] for v in (rows, y, idle, stride, best, top))
-                    x, region = best if shared else x[stay], region.take(stay)
-                    target = torch.empty_like(x) if shared else x
-                    gradient = gradient[stay]
-            if step < self.steps:
-                _step(region, x, gradient, stride, target)
-                x = target
+                    rows, y, idle, stride, x, z = (v[stay] for v in (rows, y, idle, stride, x, z))
+                    region = region.take(stay)
+                    gradient = None if gradient is None else gradient[stay]
+            if gradient is not None:
+                _step(region, x, gradient, stride)
         left = torch.nonzero(~idle).squeeze(1)
-        found[rows[left]], final[rows[left]] = best[left], top[left]
+        found[rows[left]], final[rows[left]] = x[left], LOSSES[self.loss](z, y)[left].to(x.dtype)
         return found, final, broken
 
     def _stride(self, problem: Problem) -> Tensor:
@@ -148,7 +137,6 @@ class PGD(Attack):
         return per_row(problem.budget * (2.5 / self.steps if self.rel_step is None else self.rel_step), problem.x)
 
 
-def _step(region: Region, x: Tensor, gradient: Tensor, stride: Tensor, target: Tensor) -> None:
-    """One projected step from `x`, written to `target`, which may be x."""
-    torch.add(x, region.norm.steepest(gradient).mul_(stride), out=target)
-    region.project_(target)
+def _step(region: Region, x: Tensor, gradient: Tensor, stride: Tensor) -> None:
+    """One projected step, in place: `x` is a buffer of the climb's own."""
+    region.project_(x.add_(region.norm.steepest(gradient).mul_(stride)))
