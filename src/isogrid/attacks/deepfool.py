@@ -63,7 +63,8 @@ def _walk(
         there = reach(flat, w[torch.arange(len(rows), device=rows.device), nearest.squeeze(1)], gain, domain).view_as(here)
         over = logits.argmax(1) != y
         fooled.append(rows[over])
-        moved = ~over & (there != here).flatten(1).any(1) & torch.isfinite(there).flatten(1).all(1)
+        span = torch.linalg.vector_norm((there - here).flatten(1), torch.inf, dim=1)  # NaN shows, and tiny moves do not underflow
+        moved = ~over & (span > 0) & torch.isfinite(span)
         rows, there = rows[moved], there[moved]
         if len(rows) == 0:
             break

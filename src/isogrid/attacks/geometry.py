@@ -28,7 +28,7 @@ def slope(x: Tensor, w: Tensor, domain: Domain) -> Tensor:
     In a box an element that already lies on the face that it is pushed against does not count: its share of the gradient is no use.
     """
     if domain.name == "box":
-        w = w * ((w > 0) & (x < domain.high) | (w < 0) & (x > domain.low))
+        w = w * torch.where(w > 0, (x < domain.high).to(w.dtype), (x > domain.low).to(w.dtype))
     size: Tensor = torch.linalg.vector_norm(w, dim=-1)
     tiny = size < torch.finfo(size.dtype).tiny ** 0.5 * w.shape[-1]
     if bool(tiny.any()):  # squares rounded to zero: the largest entry is divided out first
@@ -58,17 +58,19 @@ def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain) -> Tensor:
     if domain.name == "free":
         square = (w * w).sum(1, keepdim=True)
         return torch.addcmul(x, w, torch.where(live, gain / torch.where(live, square, 1), nothing))
-    face = _limits(w, domain)
-    square = torch.where(x != face, w * w, 0).sum(1, keepdim=True)
+    face, steep = _limits(w, domain), w * w
     along, z, left = nothing, x, gain
     for _ in range(NEWTON_STEPS):
-        wanting = (left > NEWTON_TOLERANCE * gain) & (square > 0)
+        wanting = left > NEWTON_TOLERANCE * gain
+        if not bool(wanting.any()):
+            break
+        square = torch.where(z != face, steep, 0).sum(1, keepdim=True)
+        wanting &= square > 0
         if not bool(wanting.any()):
             break
         along = along + torch.where(wanting, left / torch.where(wanting, square, 1), nothing)
         z = domain.clip(torch.addcmul(x, w, along))
         left = gain - (w * (z - x)).sum(1, keepdim=True)
-        square = torch.where(z != face, w * w, 0).sum(1, keepdim=True)
     return z
 
 
