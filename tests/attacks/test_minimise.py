@@ -24,8 +24,8 @@ def binary(n: int = 40) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Te
     return model, x, z.argmax(1), gap / w.abs().sum(), gap / w.norm()
 
 
-@pytest.mark.parametrize("eps", [0.01, 0.1, 1.0])
-@pytest.mark.parametrize("attack", [FGS, APGDCE, PGD])
+@pytest.mark.parametrize("eps", [0.01, 1.0])
+@pytest.mark.parametrize("attack", [FGS, pytest.param(APGDCE, marks=pytest.mark.slow), PGD])
 def test_it_reaches_the_exact_linf_distance_from_any_first_radius(attack, eps):
     model, x, y, exact, _ = binary()
     out = minimise(attack(eps=eps, domain="free"))(model, x, y)
@@ -39,6 +39,13 @@ def test_it_reaches_the_exact_l2_distance():
     out = minimise(PGD(eps=0.1, norm="l2", domain="free", rel_step=0.2))(model, x, y)
     assert out.success.all()
     assert (out.distance / exact).max() < 1.02
+    assert (out.distance / exact).min() > 1 - 1e-4
+
+
+def test_it_drives_apgd_to_the_exact_linf_distance():
+    model, x, y, exact, _ = binary(12)
+    out = minimise(APGDCE(eps=0.1, steps=30, domain="free"))(model, x, y)
+    assert (out.distance / exact).max() < 1.01
     assert (out.distance / exact).min() > 1 - 1e-4
 
 
