@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.carlini_wagner import CarliniWagner
+from isogrid.attacks.base import Domain
+from isogrid.attacks.carlini_wagner import CarliniWagner, _critical, _multiplier
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -53,6 +54,40 @@ def test_pixels_at_the_faces_move() -> None:
         out = attack(model, x, torch.tensor([0]))
         assert bool(out.success.all())
         assert out.distance.item() == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e2, 1e4])
+def test_the_scale_of_the_logits_changes_neither_distances_nor_effort(factor: float) -> None:
+    model = network()
+    x, y = samples(model, 32)
+    before = CarliniWagner()(model, x, y)
+    with torch.no_grad():
+        model[2].weight.mul_(factor)  # type: ignore[index, operator, union-attr]
+        model[2].bias.mul_(factor)  # type: ignore[index, operator, union-attr]
+    after = CarliniWagner()(model, x, y)
+    assert bool((after.success == before.success).all())
+    assert after.distance[after.success].mean() == pytest.approx(before.distance[before.success].mean().item(), rel=1e-2)
+    assert after.forwards.float().mean() == pytest.approx(before.forwards.float().mean().item(), rel=0.1)
+
+
+def test_the_multiplier_is_the_critical_constant_of_a_linear_model() -> None:
+    draw = generator(7, "test", "multiplier")
+    w, gap = torch.randn(8, 30, generator=draw), torch.rand(8, generator=draw) + 0.1
+    x = torch.full_like(w, 0.5)
+    critical = _critical(gap, w, x, Domain(name="free"))
+    delta = w * (gap / w.square().sum(1))[:, None]  # the exact optimum: it minimises ||delta||^2 - c <w, delta>
+    torch.testing.assert_close(_multiplier(delta, w, None), critical)
+    torch.testing.assert_close(2 * delta, critical[:, None] * w)
+
+
+def test_a_small_first_constant_is_found_out_early_and_a_large_one_comes_down() -> None:
+    model = network()
+    x, y = samples(model, 32)
+    runs = {c0: CarliniWagner(c0=c0)(model, x, y) for c0 in (None, 1e-4, 1e3)}
+    reference = runs.pop(None)
+    for out in runs.values():
+        assert out.success.float().mean() >= reference.success.float().mean() - 1e-6
+        assert out.distance[out.success].mean() <= 1.05 * reference.distance[reference.success].mean()
 
 
 def test_failures_are_infinite_and_a_flat_model_is_a_failure() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from isogrid.attacks.base import Domain
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
-from isogrid.attacks.geometry import reach
+from isogrid.attacks.geometry import reach, slope
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -109,6 +109,13 @@ def test_reach_is_the_shortest_boxed_move() -> None:
     assert torch.equal(reach(x, torch.zeros_like(w), gain, Domain()), x)
     far = reach(x, w, 2 * most, Domain())
     torch.testing.assert_close((w * (far - x)).sum(1), most)
+
+
+def test_slope_counts_only_the_elements_that_can_move() -> None:
+    x = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5]])
+    w = torch.tensor([[3.0, -7.0, -4.0, 11.0, -12.0]])  # the second and the fourth are pushed against their faces
+    assert slope(x, w, Domain()).item() == pytest.approx(13.0)
+    assert slope(x, w, Domain(name="free")).item() == pytest.approx(w.norm().item())
 
 
 def test_tiny_gradients_do_not_underflow() -> None:

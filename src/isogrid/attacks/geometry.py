@@ -50,7 +50,7 @@ def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain) -> Tensor:
     [[0.800000011920929, 1.0]]
     """
     # the largest entry is divided out first: squares of tiny gradients would round to zero
-    top = w.abs().amax(1, keepdim=True)
+    top = torch.linalg.vector_norm(w, torch.inf, dim=1, keepdim=True)
     live = top > 0
     top = torch.where(live, top, torch.ones_like(top))
     w, gain = w / top, gain[:, None] / top

@@ -178,7 +178,8 @@ class Problem:
         where = self._where(rows)
         first = self.counts.backwards[where] == 0
         if bool(first.any()):
-            self.counts.zero_gradient[where[first]] = gradient[first].flatten(1).abs().amax(1) == 0
+            new = gradient if bool(first.all()) else gradient[first]
+            self.counts.zero_gradient[where[first]] = torch.linalg.vector_norm(new.flatten(1), torch.inf, dim=1) == 0
 
     def _where(self, rows: Tensor | None) -> Tensor:
         return self.rows if rows is None else self.rows[rows]
