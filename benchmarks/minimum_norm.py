@@ -141,7 +141,7 @@ def publish(lines: list[list[str]], notes: list[str], pairs: int) -> None:
     harness.write_section("Minimum-norm attacks", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
 
 
-def held_out(pairs: int, samples: int = 128) -> None:
+def held_out(pairs: int, samples: int = 256) -> None:
     """C&W where nothing was tuned, test digits 500..1000 and MLPs of another seed: write the section "C&W, held out"."""
     x_train, y_train, x_test, y_test = (*harness.digits()[:2], *(part[500:] for part in harness.digits()[2:]))
     attack, lines = CW["adv-lib"](), []

@@ -41,8 +41,7 @@ def _walk(
     """DeepFool from `x` [B, *S], in place, on the rows [A] of the problem that are not fooled yet; returns the rows it fooled.
 
     `classes` [B, K]: the candidates, or None where they are to be chosen from the logits at x (then for all rows at once).
-    The first `parts` - 1 moves go 1 / parts, 1 / (parts - 1), ..., 1/2 of the way, and where there are such, the nearer half of the
-    candidates, seen from the start, is kept for the rest of it. A row whose gradients all vanish is given up:
+    The first `parts` - 1 moves go 1 / parts, 1 / (parts - 1), ..., 1/2 of the way. A row whose gradients all vanish is given up:
     nothing says where to go.
     """
     domain, fooled = problem.domain, []
@@ -59,12 +58,7 @@ def _walk(
         gap = torch.maximum(gap, ROUNDING * torch.finfo(gap.dtype).eps * logits.abs().amax(1, keepdim=True))
         flat, w = here.flatten(1), gradients.flatten(2)
         steep = slope(flat[:, None], w, domain)
-        away = torch.where(steep > 0, gap / steep, torch.inf)
-        nearest = away.argmin(1, keepdim=True)
-        if step == 0 and parts > 1 and candidates is not None and chosen.shape[1] > 2:
-            kept = away.topk((chosen.shape[1] + 1) // 2, dim=1, largest=False).indices
-            classes = torch.zeros(problem.n, kept.shape[1], dtype=chosen.dtype, device=chosen.device)
-            classes[rows] = chosen.gather(1, kept)
+        nearest = torch.where(steep > 0, gap / steep, torch.inf).argmin(1, keepdim=True)
         gain = gap.gather(1, nearest).squeeze(1) * (1 + overshoot if share == 1 else share)
         there = reach(flat, w[torch.arange(len(rows), device=rows.device), nearest.squeeze(1)], gain, domain).view_as(here)
         over = logits.argmax(1) != y
@@ -122,7 +116,7 @@ class DeepFool(Attack):
     In the free domain (the default, as published) that is all. In a box each move is the exact shortest move into the linearised
     half-space WITHIN the box, and ||w_k|| counts only elements that can still move; such moves are longer than clipped ones, so the
     first `parts` - 1 go 1 / parts, ..., 1/2 of the way, and the path bends with the boundary (None: 3 in a box, 1 in the free domain;
-    linear models do not notice); of 3 or more `candidates` the nearer half (rounded up) is followed after the first of them. A sample that its candidates leave unfooled is walked again with all classes.
+    linear models do not notice). A sample that its candidates leave unfooled is walked again with all classes.
 
     >>> model = torch.nn.Linear(2, 2, bias=False)
     >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
