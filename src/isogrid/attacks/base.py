@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from isogrid.attacks.checkpoint import BatchStore
 from isogrid.attacks.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
-from isogrid.attacks.subject import as_classifier, batch_rows, check_samples, frozen
+from isogrid.attacks.subject import Layout, as_classifier, batch_rows, check_samples, frozen
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
 from isogrid.core.random import Streams
@@ -140,11 +140,12 @@ class Attack(ABC):
         parts = []
         with frozen(model):
             function = as_classifier(model, x, y)
+            layout = Layout(model, function, x)
             for first in range(0, len(y), size):
                 part = slice(first, first + size)
                 extra = None if start is None else start[part], None if budget is None else budget[part]
                 streams = Streams(seed=seed, ids=ids[part].to(x.device))
-                parts.append(self._stored_or_new(store, function, x[part], y[part], domain, streams, *extra))
+                parts.append(self._stored_or_new(store, function, layout, x[part], y[part], domain, streams, *extra))
                 if on_batch is not None:
                     on_batch(min(first + size, len(y)))
         return _join(parts)
@@ -153,6 +154,7 @@ class Attack(ABC):
         self,
         store: BatchStore | None,
         model: Model,
+        layout: Layout,
         x: Tensor,
         y: Tensor,
         domain: Domain,
@@ -164,14 +166,22 @@ class Attack(ABC):
         stored = None if store is None else store.load(given, x.device)
         if stored is not None:
             return AttackOutcome(attack=self.name, norm=self.threat, domain=domain, eps=self.budget, **stored)
-        outcome = self._attack_batch(model, x, y, domain, streams, start, budget)
+        outcome = self._attack_batch(model, layout, x, y, domain, streams, start, budget)
         if store is not None:
             values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
             store.save(given, {name: value for name, value in values.items() if isinstance(value, Tensor)})
         return outcome
 
     def _attack_batch(
-        self, model: Model, x: Tensor, y: Tensor, domain: Domain, streams: Streams, start: Tensor | None, budget: Tensor | None
+        self,
+        model: Model,
+        layout: Layout,
+        x: Tensor,
+        y: Tensor,
+        domain: Domain,
+        streams: Streams,
+        start: Tensor | None,
+        budget: Tensor | None,
     ) -> AttackOutcome:
         norm = self.threat
         with torch.no_grad():
@@ -188,7 +198,8 @@ class Attack(ABC):
         x_adv = x.clone()
         if len(attacked):
             mine = problem.take(attacked)  # a copy even where it is every row: a search may write into its own x, never the caller's
-            x_adv[attacked] = self.search(mine).detach().to(x.dtype)
+            with layout:
+                x_adv[attacked] = self.search(mine).detach().to(x.dtype)
         x_adv, adversarial, gap, distance, counted = _verify(model, problem, x_adv, correct)
         success = correct & (adversarial != y) & counted
         return AttackOutcome(

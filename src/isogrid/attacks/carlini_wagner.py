@@ -83,23 +83,28 @@ class _Work:
 
 
 class _Pixels:
-    """The change of variables: x' = mid + half tanh(v) in a box (half (1 - tanh^2 v) is its slope), x' = v in the free domain."""
+    """The change of variables: x' = mid + half tanh(v) in a box, x' = v in the free domain."""
 
     def __init__(self, domain: Domain) -> None:
         self.free = domain.name == "free"
-        self.mid, self.half = (domain.high + domain.low) / 2, (domain.high - domain.low) / 2
+        self.low, self.width = domain.low, domain.high - domain.low
 
     def inverse(self, x: Tensor) -> Tensor:
         """v at x, pixels shrunk inside."""
-        return x.clone() if self.free else ((x - self.mid) * ((1 - INSIDE) / self.half)).atanh()
+        return x.clone() if self.free else ((x - (self.low + self.width / 2)) * ((1 - INSIDE) / (self.width / 2))).atanh()
 
     def forward(self, v: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(x', 1 - tanh^2 v: its slope but for the factor half, which Adam divides out), the slope None where it is 1."""
+        """(x', its slope but for a factor, which Adam divides out), the slope None where it is 1.
+
+        With s = sigmoid(2 v) = (1 + tanh v) / 2: x' = low + width s, and the slope is 2 width s (1 - s). A sigmoid costs a third of a tanh.
+        """
         if self.free:
             return v.clone(), None
-        t = v.tanh()
-        there = torch.add(self.mid, t, alpha=self.half)
-        return there, t.square_().neg_().add_(1)
+        s = (v + v).sigmoid_()
+        there = torch.mul(s, self.width)
+        if self.low:
+            there += self.low
+        return there, torch.addcmul(s, s, s, value=-1)
 
 
 @final

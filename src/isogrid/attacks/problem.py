@@ -133,7 +133,7 @@ class Problem:
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         self._note_zero(gradient, rows)
         self._count(rows, forwards=1, backwards=1)
-        return z.detach(), value.detach(), gradient
+        return z.detach(), value.detach(), gradient.contiguous()
 
     def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits [b, C], slope(logits, y) [b, C] pulled back through the model [b, *S]): `gradient` of a loss whose slope is known.
@@ -148,7 +148,7 @@ class Problem:
         (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
         self._note_zero(gradient, rows)
         self._count(rows, forwards=1, backwards=1)
-        return logits, gradient
+        return logits, gradient.contiguous()
 
     def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph.
@@ -179,7 +179,7 @@ class Problem:
         first = self.counts.backwards[where] == 0
         if bool(first.any()):
             new = gradient if bool(first.all()) else gradient[first]
-            self.counts.zero_gradient[where[first]] = torch.linalg.vector_norm(new.flatten(1), torch.inf, dim=1) == 0
+            self.counts.zero_gradient[where[first]] = new.flatten(1).abs().amax(1) == 0
 
     def _where(self, rows: Tensor | None) -> Tensor:
         return self.rows if rows is None else self.rows[rows]

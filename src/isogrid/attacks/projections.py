@@ -1,4 +1,4 @@
-"""Exact projections onto hyperplanes within a box, in l2 and in l_inf: what FAB is built from. No attack's loop belongs here.
+"""Projections onto hyperplanes within a box, in l2 and in l_inf: what FAB is built from. No attack's loop belongs here.
 
 Both norms lead to the same scalar equation sum_i min(t rate_i, cap_i) = target, whose left side is concave, increasing and piecewise
 linear in t: Newton's iteration from 0 rises to the solution and ends on it after finitely many steps, without sorting. Comparisons
@@ -21,8 +21,10 @@ ROUNDING = 8.0
 """A residual below this many units in the last place of the target is rounding."""
 
 
-def capped_root(rate: Tensor, cap: Tensor, target: Tensor) -> Tensor:
+def capped_root(rate: Tensor, cap: Tensor, target: Tensor, tolerance: float = 0.0) -> Tensor:
     """The smallest t >= 0 [B] with sum_i min(t rate_i, cap_i) = target: rate, cap >= 0 [B, n], target >= 0 [B].
+
+    `tolerance`: the share of the target that may be missing (rounding always may).
 
     Where even all caps together stay below the target, a t at which every element is at its cap. Elements of rate 0 count for nothing.
 
@@ -31,6 +33,7 @@ def capped_root(rate: Tensor, cap: Tensor, target: Tensor) -> Tensor:
     """
     full = cap / rate  # NaN where both are 0: neither free nor at its cap
     mask = torch.empty_like(full)
+    slack = max(tolerance, ROUNDING * torch.finfo(full.dtype).eps)
     t = torch.zeros_like(target)
     left = target
     for _ in range(NEWTON_STEPS):
@@ -41,7 +44,7 @@ def capped_root(rate: Tensor, cap: Tensor, target: Tensor) -> Tensor:
             break
         t = moved
         left = target - torch.minimum(torch.mul(rate, t[:, None], out=mask), cap, out=mask).sum(1)
-        left = torch.where(left > ROUNDING * torch.finfo(left.dtype).eps * target, left, 0)
+        left = torch.where(left > slack * target, left, 0)
     return t
 
 
@@ -73,8 +76,10 @@ class Planes:
             domain=domain,
         )
 
-    def nearest(self, x: Tensor, gap: Tensor) -> Tensor:
+    def nearest(self, x: Tensor, gap: Tensor, tolerance: float = 0.0) -> Tensor:
         r"""argmin ||z - x|| subject to <w, z - x> = gap and z in the domain; x [B, n] in the domain, gap [B] of either sign -> z [B, n].
+
+        `tolerance`: the share of the gap that a move in a box may fall short by.
 
         l2: z = clip(x + t w); l_inf: z = clip(x + t sign w), with t such that the plane is met. Where no point of the box meets it, the
         vertex that comes closest to it; where w is 0, x. Source: Croce & Hein 2020, equation 4 (there solved by sorting).
@@ -94,5 +99,5 @@ class Planes:
         toward = self.normal * side[:, None]
         cap = (high - x).mul_(toward)  # the gain of moving an element all the way to the face that it is pushed against
         cap = torch.maximum(cap, (low - x).mul_(toward), out=cap).clamp_(min=0)
-        t = capped_root(self.rate, cap, target)
+        t = capped_root(self.rate, cap, target, tolerance)
         return torch.addcmul(x, self.direction, (t * side)[:, None]).clamp_(low, high)

@@ -91,6 +91,10 @@ def run(
 
         isogrid run --model lenet-300-100 --attacks fgs,deepfool --eps 0.1 --seeds 3 --out runs/mine
     """
+    from isogrid.engines import local
+
+    if not dry_run:  # workers' libraries and this process's own load side by side
+        local.warm_up(["isogrid.study.cells"])
     from isogrid.cli.flags import specification
     from isogrid.cli.running import carry_out
 

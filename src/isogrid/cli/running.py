@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +16,6 @@ from rich.table import Table
 from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import read_json
 from isogrid.engines import Event
-from isogrid.report import build_report, compare, print_summary
 from isogrid.study.plans import Plan
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
 from isogrid.study.spec import Spec
@@ -40,8 +41,12 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         highlight=False,
     )
     started = time.monotonic()
+    # the report's libraries take a second to load: that happens while the first level trains
+    threading.Thread(target=importlib.import_module, args=("isogrid.report",)).start()
     with _Bar(study, out, console) as bar:
         run_study(spec, out, workers=count, on_event=bar.event, planned=study)
+    from isogrid.report import build_report, print_summary
+
     page = build_report(out)
     summary = read_json(out / "summary.json")
     if as_json:
@@ -56,6 +61,8 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
 
 def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
     """`isogrid report`: tables and page of one study anew, or several studies on one page."""
+    from isogrid.report import build_report, compare
+
     studies = [open_study(folder) for folder in folders]
     for study in studies:
         write_study_tables(study)
