@@ -41,7 +41,7 @@ def specification(rounds: int) -> Spec:
             "attacks": [
                 {"name": "fgs", "eps": 0.1},
                 {"name": "deepfool"},
-                {"name": "cw", "searches": 5, "steps": 60, "lr": 0.1, "c0": 0.1},
+                {"name": "cw", "searches": 5, "steps": 60, "lr": 0.1},
                 {"name": "ddn", "steps": 100},
             ],
             "seeds": 1,

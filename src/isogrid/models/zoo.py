@@ -81,22 +81,20 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Modu
     Inputs are in [0, 1]; weights and biases are uniform on +-1/sqrt(fan_in), as PyTorch's own layers have them. Raises InputError
     where the network cannot take samples of `shape`.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # PyTorch's own initialisers would move the global random state
         model = MODELS[name][0](tuple(shape), classes)
-    model.to_empty(device="cpu")
     _initialise(model, seed)
     return model
 
 
 def _initialise(model: nn.Module, seed: int) -> None:
-    """Fill every layer from a generator of its own, named by its place in the model."""
+    """Give every layer weights in memory, from a generator of its own, named by its place in the model."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             random = generator(seed, "init", name)
             bound = 1 / math.sqrt(module.weight[0].numel())
-            with torch.no_grad():
-                module.weight.uniform_(-bound, bound, generator=random)
-                if module.bias is not None:
-                    module.bias.uniform_(-bound, bound, generator=random)
+            for kind, parameter in list(module.named_parameters(recurse=False)):  # the weight, then the bias
+                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=random)
+                setattr(module, kind, nn.Parameter(drawn))
         elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
             raise TypeError(f"no initialisation for {type(module).__name__} ({name})")
