@@ -311,7 +311,7 @@ class APGDT(APGD):
         rest = classes.shape[1] - 1
         if not rest:
             return
-        size = max(1, len(problem.counts.forwards) // rest)  # as many runs at once as the driver's batch rule allows rows
+        size = max(1, problem.room // rest)
         left = torch.nonzero(~found.broken[alive]).squeeze(1)
         for part in torch.split(left, size):
             self._towards(problem, alive[part], z[part], classes[part, 1:], 1, restart, found)

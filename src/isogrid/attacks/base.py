@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from isogrid.attacks.checkpoint import BatchStore
 from isogrid.attacks.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
-from isogrid.attacks.subject import Layout, as_classifier, batch_rows, check_samples, frozen
+from isogrid.attacks.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
 from isogrid.core.random import Streams
@@ -132,73 +132,90 @@ class Attack(ABC):
 
         Raises InputError for unusable samples and ModelError where the model is no classifier on them.
         """
-        domain = Domain(name=self.domain, low=box[0], high=box[1])
-        check_samples(x, y, box)
-        ids = torch.arange(len(y)) if ids is None else ids.cpu()
-        size = batch_rows(model, x, self.state_copies)
-        store = None if checkpoint is None else BatchStore.of(checkpoint, model, self.name, self, seed, box, size, x.device.type)
+        with prepared(model, x, y, box) as subject:
+            return self.on(subject, seed=seed, ids=ids, start=start, budget=budget, on_batch=on_batch, checkpoint=checkpoint)
+
+    @final
+    def on(
+        self,
+        subject: Subject,
+        rows: Tensor | None = None,
+        *,
+        seed: int = 0,
+        ids: Tensor | None = None,
+        start: Tensor | None = None,
+        budget: Tensor | None = None,
+        on_batch: Callable[[int], None] | None = None,
+        checkpoint: Path | None = None,
+    ) -> AttackOutcome:
+        """The same call on a subject that several attacks share, or on its `rows` [n] only; `ids`, `start` and `budget` are theirs."""
+        everything = rows is None
+        rows = torch.arange(len(subject.y), device=subject.x.device) if rows is None else rows
+        ids = rows.cpu() if ids is None else ids.cpu()
+        size = subject.room(self.state_copies)
+        store = None
+        if checkpoint is not None:
+            store = BatchStore.of(checkpoint, subject.model, self.name, self, seed, subject.box, size, subject.x.device.type)
         parts = []
-        with frozen(model):
-            function = as_classifier(model, x, y)
-            layout = Layout(model, function, x)
-            for first in range(0, len(y), size):
-                part = slice(first, first + size)
-                extra = None if start is None else start[part], None if budget is None else budget[part]
-                streams = Streams(seed=seed, ids=ids[part].to(x.device))
-                parts.append(self._stored_or_new(store, function, layout, x[part], y[part], domain, streams, *extra))
-                if on_batch is not None:
-                    on_batch(min(first + size, len(y)))
+        for first in range(0, len(rows), size):
+            part = slice(first, first + size)
+            extra = None if start is None else start[part], None if budget is None else budget[part]
+            streams = Streams(seed=seed, ids=ids[part].to(subject.x.device))
+            parts.append(self._stored_or_new(store, subject, part if everything else rows[part], streams, *extra))
+            if on_batch is not None:
+                on_batch(min(first + size, len(rows)))
         return _join(parts)
 
     def _stored_or_new(
         self,
         store: BatchStore | None,
-        model: Model,
-        layout: Layout,
-        x: Tensor,
-        y: Tensor,
-        domain: Domain,
+        subject: Subject,
+        rows: slice | Tensor,
         streams: Streams,
         start: Tensor | None,
         budget: Tensor | None,
     ) -> AttackOutcome:
-        given = {"x": x, "y": y, "ids": streams.ids, "start": start, "budget": budget}
-        stored = None if store is None else store.load(given, x.device)
+        given = {"x": subject.x[rows], "y": subject.y[rows], "ids": streams.ids, "start": start, "budget": budget}
+        stored = None if store is None else store.load(given, subject.x.device)
         if stored is not None:
-            return AttackOutcome(attack=self.name, norm=self.threat, domain=domain, eps=self.budget, **stored)
-        outcome = self._attack_batch(model, layout, x, y, domain, streams, start, budget)
+            return AttackOutcome(attack=self.name, norm=self.threat, domain=self._domain(subject), eps=self.budget, **stored)
+        outcome = self._attack_batch(subject, rows, streams, start, budget)
         if store is not None:
             values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
             store.save(given, {name: value for name, value in values.items() if isinstance(value, Tensor)})
         return outcome
 
+    def _domain(self, subject: Subject) -> Domain:
+        return Domain(name=self.domain, low=subject.box[0], high=subject.box[1])
+
     def _attack_batch(
-        self,
-        model: Model,
-        layout: Layout,
-        x: Tensor,
-        y: Tensor,
-        domain: Domain,
-        streams: Streams,
-        start: Tensor | None,
-        budget: Tensor | None,
+        self, subject: Subject, rows: slice | Tensor, streams: Streams, start: Tensor | None, budget: Tensor | None
     ) -> AttackOutcome:
-        norm = self.threat
-        with torch.no_grad():
-            clean = model(x).argmax(1)
+        norm, domain, model = self.threat, self._domain(subject), subject.function
+        x, y, clean = subject.x[rows], subject.y[rows], subject.clean[rows]
         correct = clean == y
         counts = Counts.zeros(len(y), x.device)
         if budget is None and self.budget is not None:
             budget = torch.full((len(y),), self.budget, dtype=x.dtype, device=x.device)
         everything = torch.arange(len(y), device=x.device)
         problem = Problem(
-            model=model, x=x, y=y, domain=domain, norm=norm, budget=budget, start=start, streams=streams, counts=counts, rows=everything
+            model=model,
+            x=x,
+            y=y,
+            domain=domain,
+            norm=norm,
+            budget=budget,
+            start=start,
+            streams=streams,
+            counts=counts,
+            rows=everything,
+            room=subject.room(self.state_copies),
         )
         attacked = everything if self.moves_misclassified else everything[correct]
         x_adv = x.clone()
         if len(attacked):
             mine = problem.take(attacked)  # a copy even where it is every row: a search may write into its own x, never the caller's
-            with layout:
+            with subject.layout:
                 x_adv[attacked] = self.search(mine).detach().to(x.dtype)
         x_adv, adversarial, gap, distance, counted = _verify(model, problem, x_adv, correct)
         success = correct & (adversarial != y) & counted

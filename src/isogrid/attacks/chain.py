@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks.base import BUDGET_SLACK, Attack, AttackOutcome, Problem
+from isogrid.attacks.subject import Subject, prepared
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm
 
@@ -25,7 +26,7 @@ def attack_levels(
     warm: bool = False,
     on_level: Callable[[int], None] | None = None,
 ) -> list[list[AttackOutcome]]:
-    """Outcomes [L][A] of `attacks` on every level, on the samples x [N, *S] with classes y [N].
+    """Outcomes [L][A] of `attacks` on every level, on the samples x [N, *S] with classes y [N]; one clean pass a level serves them all.
 
     A minimum-norm attack is run on every sample. A fixed-budget attack is run only on samples that no attack before it, of the same norm
     and domain, has turned within its eps: for the others it inherits the example and its distance, at no query. So outcome a of a
@@ -48,24 +49,23 @@ def attack_levels(
     levels: list[list[AttackOutcome]] = []
     for number, model in enumerate(models):
         outcomes: list[AttackOutcome] = []
-        for place, attack in enumerate(attacks):
-            before = [o for o in outcomes if o.norm is attack.threat and o.domain.name == attack.domain]
-            if warm and levels:
-                given = _Resubmitted(like=attack, domain=attack.domain)
-                before.append(given(model, x, y, seed=seed, start=levels[-1][place].x_adv, box=box))
-            outcomes.append(_on_survivors(attack, before, model, x, y, seed, box))
+        with prepared(model, x, y, box) as subject:
+            for place, attack in enumerate(attacks):
+                before = [o for o in outcomes if o.norm is attack.threat and o.domain.name == attack.domain]
+                if warm and levels:
+                    given = _Resubmitted(like=attack, domain=attack.domain)
+                    before.append(given.on(subject, seed=seed, start=levels[-1][place].x_adv))
+                outcomes.append(_on_survivors(attack, before, subject, seed))
         levels.append(outcomes)
         if on_level is not None:
             on_level(number + 1)
     return levels
 
 
-def _on_survivors(
-    attack: Attack, before: Sequence[AttackOutcome], model: nn.Module, x: Tensor, y: Tensor, seed: int, box: tuple[float, float]
-) -> AttackOutcome:
+def _on_survivors(attack: Attack, before: Sequence[AttackOutcome], subject: Subject, seed: int) -> AttackOutcome:
     """The attack's outcome on all samples; those that `before` broke within its budget keep that example."""
     if attack.budget is None or not before:
-        return attack(model, x, y, seed=seed, box=box)
+        return attack.on(subject, seed=seed)
     limit = attack.budget * (1 + BUDGET_SLACK) + 1e-6
     known = before[0]
     for other in before[1:]:
@@ -77,7 +77,7 @@ def _on_survivors(
     tensors["forwards"].zero_()
     tensors["backwards"].zero_()
     if len(rows):
-        found = attack(model, x[rows], y[rows], seed=seed, ids=rows, box=box)
+        found = attack.on(subject, rows, seed=seed)
         for name, value in tensors.items():
             value[rows] = getattr(found, name)
     return AttackOutcome(**fields | tensors | {"attack": attack.name, "eps": attack.budget})

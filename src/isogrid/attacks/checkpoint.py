@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isogrid.core.errors import InputError
 from isogrid.core.files import digest, load_tensors, save_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever a stored batch would come out differently."""
 
 

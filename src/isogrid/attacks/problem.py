@@ -79,7 +79,8 @@ class Problem:
 
     `x` [B, *S] and `y` [B]: the clean samples, correctly classified unless the attack says `moves_misclassified`.
     `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
-    `rows`: this problem's rows in the batch that `counts` covers. All tensors live on one device.
+    `rows`: this problem's rows in the batch that `counts` covers; `room`: how many rows the batch rule allows at once (a search that
+    runs a sample several times side by side keeps to it). All tensors live on one device.
     """
 
     model: Model
@@ -92,6 +93,7 @@ class Problem:
     streams: Streams
     counts: Counts
     rows: Tensor
+    room: int
 
     @property
     def n(self) -> int:
@@ -111,6 +113,7 @@ class Problem:
             streams=self.streams.take(rows),
             counts=self.counts,
             rows=self.rows[rows],
+            room=self.room,
         )
 
     def with_budget(self, budget: Tensor | None) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,16 @@ def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
 
 def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
     """Rows per batch by the rule of BATCH_BYTES: measured on one sample, hence independent of N, memory and clock."""
+    return _rows(x, _activations(model, x), state_copies)
+
+
+def _rows(x: Tensor, activations: int, state_copies: int) -> int:
+    row = x.element_size() * (state_copies * x[0].numel() + 3 * activations)
+    return max(1, min(MAX_ROWS, BATCH_BYTES // row))
+
+
+def _activations(model: nn.Module, x: Tensor) -> int:
+    """Elements of all feature maps of one sample."""
     elements = int(getattr(model, "activation_elements", 0))  # a program says it, since hooks cannot look inside
 
     def add(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -135,5 +146,41 @@ def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    row = x.element_size() * (state_copies * x[0].numel() + 3 * elements)
-    return max(1, min(MAX_ROWS, BATCH_BYTES // row))
+    return elements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A classifier and samples, checked and prepared once for any number of attacks: see `prepared`.
+
+    x [N, *S], y [N], box: the samples; function: the model as a function to logits [B, C]; clean [N]: its predictions on them.
+    """
+
+    model: nn.Module
+    function: Model
+    layout: Layout
+    x: Tensor
+    y: Tensor
+    box: tuple[float, float]
+    clean: Tensor
+    activations: int
+
+    def room(self, state_copies: int) -> int:
+        """The rows that the batch rule allows at once."""
+        return _rows(self.x, self.activations, state_copies)
+
+
+@contextlib.contextmanager
+def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -> Iterator[Subject]:
+    """The model frozen inside; attacks share its checks and its clean pass.
+
+    Raises InputError for unusable samples and ModelError where the model is no classifier on them.
+    """
+    check_samples(x, y, box)
+    activations = _activations(model, x)
+    with frozen(model):
+        function = as_classifier(model, x, y)
+        with torch.no_grad():
+            clean = torch.cat([function(part).argmax(1) for part in torch.split(x, _rows(x, activations, 1))])
+        layout = Layout(model, function, x)
+        yield Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations)
