@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks import DDN, FGS, PGD, DeepFool, attack_levels
+from isogrid.attacks import APGDT, DDN, FGS, PGD, DeepFool, attack_levels
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -82,3 +82,25 @@ def test_nothing_to_do_is_refused():
     _, x, y = problem()
     with pytest.raises(InputError, match="chain"):
         attack_levels([], [FGS()], x, y)
+
+
+def test_a_thrifty_chain_asks_less_of_what_nothing_breaks_and_agrees_here():
+    models, x, y = problem()
+    attacks = [FGS(eps=0.02), APGDT(eps=0.02, steps=50)]
+    plain, thrifty = attack_levels(models, attacks, x, y), attack_levels(models, attacks, x, y, thrifty=True)
+    for (_, a), (_, b) in zip(plain, thrifty, strict=True):
+        assert torch.equal(a.success, b.success)
+        assert b.forwards[b.failed].sum() < a.forwards[a.failed].sum()
+
+
+def test_all_attacks_on_a_level_share_one_clean_pass():
+    models, x, y = problem()
+    rows = []
+    models[0].register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    attacks = [FGS(eps=0.1), FGS(eps=0.2), FGS(eps=0.3)]
+    attack_levels(models[:1], attacks, x, y)
+    together, shared = sum(rows), len(x) + 8 + 1  # the clean pass, the probe of its logits, the probe of the batch rule
+    rows.clear()
+    for attack in attacks:
+        attack(models[0], x, y)
+    assert together <= sum(rows) - 2 * shared

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.apgd import APGDCE, APGDT
+from isogrid.attacks.apgd import APGD, APGDCE, APGDT
 from isogrid.attacks.base import BUDGET_SLACK, Attack, Problem, require
 from isogrid.attacks.fab import FAB
 from isogrid.attacks.square import Square
@@ -20,6 +20,17 @@ from isogrid.core.norms import NORMS, Norm
 PROSPECT = 0.8
 """The `prospect` of a thrifty AutoAttack: on the benchmark's networks every run that broke its sample after the second checkpoint had
 climbed at least 0.94 of the way by then."""
+
+
+def thrifty(attack: Attack) -> Attack:
+    """The attack with the runs that have no prospect of success cut short, where it can tell them (`prospect`); else itself.
+
+    >>> thrifty(APGDCE(eps=0.1)).prospect, thrifty(FAB(eps=0.1)) == FAB(eps=0.1)
+    (0.8, True)
+    """
+    if isinstance(attack, APGD | Square) and attack.prospect is None:
+        return replace(attack, prospect=PROSPECT)
+    return attack
 
 
 def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
@@ -113,13 +124,13 @@ class AutoAttack(Attack):
     @property
     def parts(self) -> tuple[Attack, ...]:
         """The four attacks, in their order."""
-        prospect = PROSPECT if self.thrifty else None
-        return (
-            APGDCE(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps, prospect=prospect),
-            APGDT(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps, targets=self.targets, prospect=prospect),
+        parts = (
+            APGDCE(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps),
+            APGDT(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps, targets=self.targets),
             FAB(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps, targets=self.targets, converge=self.thrifty),
-            Square(eps=self.eps, norm=self.norm, domain=self.domain, queries=self.queries, prospect=prospect),
+            Square(eps=self.eps, norm=self.norm, domain=self.domain, queries=self.queries),
         )
+        return tuple(map(thrifty, parts)) if self.thrifty else parts
 
     @property
     def budget(self) -> float | None:
