@@ -15,9 +15,11 @@ from isogrid.attacks import PGD, Attack, DeepFool, HopSkipJump, Noise, Transfer
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
+from isogrid.data import Samples
 from isogrid.study.audit.model import audit_model
 from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
 from isogrid.study.audit.rules import RULES, Finding, audit_level, verdicts
+from isogrid.study.cells import evaluate
 from isogrid.study.records import outcome_frame
 
 N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
@@ -287,3 +289,19 @@ def test_findings_are_plain_data() -> None:
     assert isinstance(finding, Finding)
     assert finding.severity == "error"
     assert set(dataclasses.asdict(finding)) == {"code", "severity", "title", "detail", "remedy", "model", "method", "level"}
+
+
+def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(trained):
+    """So a randomised model and vanishing gradients are found without `audit:` in the study."""
+    net, x, y = trained
+    samples = Samples(x=x, y=y, classes=CLASSES)
+    for model, code in ((net, None), (Noisy(net), "IG004"), (Then(net, quantised), "IG001")):
+        frame, metrics = evaluate(model, samples, "cpu")
+        clean = CleanRecord(
+            label=frame["label"].to_numpy(),
+            prediction=frame["prediction"].to_numpy(),
+            margin=frame["margin"].to_numpy(),
+            repeat_difference=metrics["repeat_difference"],
+            reach=frame["reach"].to_numpy(),
+        )
+        assert {finding.code for finding in audit_level(LevelInputs(clean=clean))} - {"IG002"} == ({code} if code else set())

@@ -17,13 +17,14 @@ from torch import nn
 
 from isogrid import attacks, data, models
 from isogrid.attacks import transfer_matrix
-from isogrid.attacks.base import as_classifier, batch_rows, frozen, margin
+from isogrid.attacks.base import margin
 from isogrid.core.errors import ModelError
 from isogrid.core.files import canonical
 from isogrid.core.random import derive
 from isogrid.data import Samples, Split
 from isogrid.sparsity import PRUNERS, Masks, live_outputs, prunable
-from isogrid.study.audit.model import audit_model
+from isogrid.study.audit.model import audit_model, clean_passes
+from isogrid.study.audit.records import CleanRecord
 from isogrid.study.blackbox import SubstituteConfig, blackbox, labels_of, train_substitute
 from isogrid.study.records import no_records, put_outcome, to_numpy
 from isogrid.study.store import Store
@@ -108,9 +109,8 @@ def train(
 def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Per-sample predictions on the clean test samples, and whether the level has collapsed."""
     x, y = test.x.to(device), test.y.to(device)
-    with frozen(network), torch.no_grad():
-        function = as_classifier(network, x, y)
-        z = torch.cat([function(part) for part in torch.split(x, batch_rows(network, x, 2))])
+    z, again, reach = clean_passes(network, x, y, test.box)
+    seen = CleanRecord.of_logits(z, y, again)
     prediction = z.argmax(1)
     gap = margin(z, y)
     frame = pd.DataFrame(
@@ -119,7 +119,7 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
             "label": to_numpy(y),
             "prediction": to_numpy(prediction),
             "margin": to_numpy(gap.double()),
-            "largest_gap": to_numpy((z.amax(1) - z.amin(1)).double()),
+            "reach": reach,
         }
     )
     live = live_outputs(network, x)
@@ -129,7 +129,8 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
         "dead_outputs": int((~live).sum()),
         "constant": constant,
         "collapsed": constant or not bool(live.all()),
-        "probabilities": bool(((z >= 0).all() & ((z.sum(1) - 1).abs() < 1e-4).all()).item()),
+        "probabilities": seen.probabilities,
+        "repeat_difference": seen.repeat_difference,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ def audit_model(
     check_samples(x, y, box)
     x, y = x[:samples], y[:samples]
     training = tuple(n or type(m).__name__ for n, m in model.named_modules() if m.training and isinstance(m, TWO_MODES))
-    clean = _clean(model, x, y, box, training)
+    first, again, reach = clean_passes(model, x, y, box)
+    clean = CleanRecord.of_logits(first, y, again, reach=reach, training=training)
     chosen = tuple(attacks) or (PGD(eps=eps, loss="margin"),)
 
     def run(attack: Attack, budget: float | None = None) -> AttackRecord:
@@ -86,7 +88,8 @@ def audit_model(
     return sorted(findings, key=lambda finding: finding.code)
 
 
-def _clean(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float], training: tuple[str, ...]) -> CleanRecord:
+def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
+    """Two evaluations' logits [N, C] each, and `CleanRecord.reach` [N]: what the audit wants to know of clean samples, in three passes."""
     size = batch_rows(model, x, 4)
     with frozen(model):
         function = as_classifier(model, x, y)
@@ -103,8 +106,7 @@ def _clean(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float], tra
             else:
                 steepness = torch.zeros_like(gap)
             reach.append((gap.detach().abs().double() / steepness.double() / _span(L2, x, box)).cpu().numpy())
-    far = np.nan_to_num(np.concatenate(reach), nan=math.inf, posinf=math.inf)
-    return CleanRecord.of_logits(first, y, again, reach=far, training=training)
+    return first, again, np.nan_to_num(np.concatenate(reach), nan=math.inf, posinf=math.inf)
 
 
 def _floor(chosen: Sequence[Attack]) -> list[Attack]:
@@ -133,4 +135,4 @@ def _span(norm: Norm, x: Tensor, box: tuple[float, float]) -> float:
     return float(norm.size(torch.full_like(x[:1], box[1] - box[0]).double()))
 
 
-__all__ = ["audit_model"]
+__all__ = ["audit_model", "clean_passes"]

@@ -45,6 +45,8 @@ def _inputs(level: Level) -> LevelInputs:
         prediction=clean["prediction"].to_numpy(),
         margin=clean["margin"].to_numpy(),
         probabilities=level.metrics["probabilities"],
+        repeat_difference=level.metrics["repeat_difference"],
+        reach=clean["reach"].to_numpy(),
         dead_outputs=level.metrics["dead_outputs"],
     )
     # a white-box attack on survivors has no figures of its own; a gradient-free one that still breaks some is what IG005 is about
