@@ -38,6 +38,8 @@ growth alone finds nothing where the gradient is zero, or points along a ray tha
 FREE_REACH = 4.0
 """The free domain is searched up to this many box sizes ||high - low|| from x. Without a limit a radius that doubles at each failure ends
 at 1e20, and one such success ruins every mean; what lies farther is a failure, and counted as one."""
+ON_FACE = 1e-6
+"""An element this share of the box's width from a face lies on it: what is left is the rounding of x + (point - x)."""
 _TINY, _FLAT = 1e-30, 1e-18
 
 
@@ -124,7 +126,6 @@ class _Active:
 
     rows: Tensor
     x: Tensor
-    delta: Tensor
     point: Tensor
     radius: Tensor
     worst: Tensor
@@ -143,7 +144,6 @@ class _Active:
         return cls(
             rows=torch.arange(problem.n, device=x.device),
             x=x,
-            delta=torch.zeros_like(x),
             point=x.clone(),
             radius=none if start is None else none + start,
             worst=corner if box.name == "free" else size(torch.maximum(box.high - x, x - box.low)),
@@ -236,9 +236,12 @@ def anneal(
             logits = problem.logits(point, rows)  # nothing would follow a gradient here
         else:
             logits, gradient = problem.pull_back(point, log_odds_slope if sharpness is None else tempered(scale), rows)
-        gap, size = margin(logits, y), problem.norm.size(live.delta)
-        adversarial = (logits.argmax(1) != y) & (gap <= 0) & (size > 0)
-        record.offer(rows, live.delta, size, gap, adversarial)
+        # the point becomes the perturbation and, in `_move`, the next point, all in one buffer: such passes are what this loop costs
+        # beside the model
+        delta = live.point.sub_(live.x)
+        gap, size = margin(logits, y), problem.norm.size(delta)
+        adversarial = (gap < 0) & (size > 0)
+        record.offer(rows, delta, size, gap, adversarial)
         if last:
             break
         gradient = gradient.flatten(1)
@@ -257,7 +260,7 @@ def anneal(
             length = length * torch.where(seen.found, 1.0, SHORTER**live.failures)
         live.radius = seen.gap if step == 0 and start is None else radius(seen)
         if problem.domain.name == "box" and step >= plan.stuck and not bool(seen.found.all()):
-            gradient = _free_stuck(problem, live, gradient, seen)
+            gradient = _free_stuck(problem, live.x + delta, gradient, seen)
         _move(problem, plan, live, gradient, seen.steepness, length, place, step)
         if plan.relative:
             if step + 1 >= RESTART and (step + 1) % AGAIN == 0:
@@ -284,14 +287,15 @@ def _first_gradient(problem: Problem, point: Tensor, record: _Record, sharpness:
     return problem.pull_back(point, slope)
 
 
-def _free_stuck(problem: Problem, live: _Active, gradient: Tensor, seen: Verdicts) -> Tensor:
-    """The gradient, for rows without a success 0 where it pushes an element against a face of the box that it already lies on.
+def _free_stuck(problem: Problem, point: Tensor, gradient: Tensor, seen: Verdicts) -> Tensor:
+    """The gradient, for rows without a success 0 where it pushes an element of `point` against a face of the box that it lies on.
 
     A step spent against faces leaves nothing for the elements that can still move: FMN l2 stalls there for good.
     """
     stuck = torch.nonzero(~seen.found).squeeze(1)
-    point, pushes, box = live.point[stuck], gradient[stuck], problem.domain
-    pushes = pushes.masked_fill_((pushes > 0) & (point >= box.high) | (pushes < 0) & (point <= box.low), 0)
+    point, pushes, box = point[stuck], gradient[stuck], problem.domain
+    near = ON_FACE * (box.high - box.low)
+    pushes = pushes.clamp_(torch.where(point > box.low + near, -torch.inf, 0), torch.where(point < box.high - near, torch.inf, 0))
     gradient = gradient.clone()
     gradient[stuck], seen.steepness[stuck] = pushes, problem.norm.dual_size(pushes)
     return gradient
@@ -307,7 +311,10 @@ def _move(
     place: PlaceRule,
     step: int,
 ) -> None:
-    """One step along the gradient, placed at the new radius. A row without a gradient takes a random direction of its own stream."""
+    """Turn the perturbations in `live.point` into the next points: one step along the gradient, placed at the new radius.
+
+    A row without a gradient takes a random direction of its own stream.
+    """
     norm = problem.norm
     flat = torch.nonzero(~(steepness > _FLAT)).squeeze(1)
     if len(flat):
@@ -328,10 +335,7 @@ def _move(
         scale = length * live.radius / steepness
     else:
         gradient, scale = norm.steepest(gradient), length * live.radius
-    # in place, with the point and the perturbation in turn in the same two buffers: these passes are what the loop costs beside the model
-    spare = live.point
-    live.point = place(live.x, live.delta.addcmul_(gradient, per_row(scale, gradient)), live.radius, problem.domain)
-    live.delta = torch.sub(live.point, live.x, out=spare)
+    live.point = place(live.x, live.point.addcmul_(gradient, per_row(scale, gradient)), live.radius, problem.domain)
     live.failures += 1
 
 
@@ -343,8 +347,7 @@ def _restart(problem: Problem, live: _Active, found: Tensor, step: int) -> None:
     shape, box = (len(lost), live.x.shape[1]), problem.domain
     share = problem.streams.take(live.rows[lost]).uniform(shape, "restart", step, dtype=live.x.dtype)
     live.point[lost] = box.low + (box.high - box.low) * share
-    live.delta[lost] = live.point[lost] - live.x[lost]
-    live.radius[lost] = problem.norm.size(live.delta[lost])
+    live.radius[lost] = problem.norm.size(live.point[lost] - live.x[lost])
     live.failures[lost] = 0
 
 
@@ -358,8 +361,7 @@ def _turn(plan: Plan, live: _Active, found: Tensor, record: _Record, tolerance: 
     size = record.size[live.rows[ended]]
     live.at_work[ended] = size < live.before[ended] * (1 - tolerance)
     live.before[ended], live.radius[ended] = size, size
-    live.delta[ended] = record.delta[live.rows[ended]]
-    live.point[ended] = live.x[ended] + live.delta[ended]
+    live.point[ended] = live.x[ended] + record.delta[live.rows[ended]]
     live.cycle[ended] += 1
     live.clock[ended] = 0
     live.drop_finished()

@@ -122,7 +122,7 @@ class Problem:
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
-        self._count(rows, forwards=1, backwards=0)
+        self._count(self._where(rows), forwards=1, backwards=0)
         with torch.no_grad():
             return self.model(x)
 
@@ -134,8 +134,7 @@ class Problem:
             z = self.model(leaf)
             value = loss(z, y)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        self._note_zero(gradient, rows)
-        self._count(rows, forwards=1, backwards=1)
+        self._count(self._note_zero(gradient, rows), forwards=1, backwards=1)
         return z.detach(), value.detach(), gradient.contiguous()
 
     def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -149,8 +148,7 @@ class Problem:
             z = self.model(leaf)
         logits = z.detach()
         (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
-        self._note_zero(gradient, rows)
-        self._count(rows, forwards=1, backwards=1)
+        self._count(self._note_zero(gradient, rows), forwards=1, backwards=1)
         return logits, gradient.contiguous()
 
     def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -168,26 +166,28 @@ class Problem:
         for j in range(k):
             seed = torch.zeros_like(z).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
             gradients[:, j] = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)[0]
-        self._note_zero(gradients, rows)
-        self._count(rows, forwards=1, backwards=k)
+        self._count(self._note_zero(gradients, rows), forwards=1, backwards=k)
         return z.detach(), gradients
 
     def charge(self, *, forwards: int, backwards: int) -> None:
         """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
-        self._count(None, forwards=forwards, backwards=backwards)
+        self._count(self.rows, forwards=forwards, backwards=backwards)
 
-    def _note_zero(self, gradient: Tensor, rows: Tensor | None) -> None:
-        """Record, at a row's first backward pass, whether its gradient is exactly zero."""
+    def _note_zero(self, gradient: Tensor, rows: Tensor | None) -> Tensor:
+        """Record, at a row's first backward pass, whether its gradient is exactly zero; returns the rows in the batch."""
         where = self._where(rows)
-        first = self.counts.backwards[where] == 0
-        if bool(first.any()):
+        seen = self.counts.backwards.index_select(0, where)
+        if len(seen) and not int(seen.min()):
+            first = seen == 0
             new = gradient if bool(first.all()) else gradient[first]
             self.counts.zero_gradient[where[first]] = new.flatten(1).abs().amax(1) == 0
+        return where
 
     def _where(self, rows: Tensor | None) -> Tensor:
         return self.rows if rows is None else self.rows[rows]
 
-    def _count(self, rows: Tensor | None, *, forwards: int, backwards: int) -> None:
-        where = self._where(rows)
-        self.counts.forwards.index_add_(0, where, torch.full_like(where, forwards))  # `+=` would count a repeated row once
-        self.counts.backwards.index_add_(0, where, torch.full_like(where, backwards))
+    def _count(self, where: Tensor, *, forwards: int, backwards: int) -> None:
+        ones = torch.ones_like(where)
+        self.counts.forwards.index_add_(0, where, ones, alpha=forwards)  # `+=` would count a repeated row once
+        if backwards:
+            self.counts.backwards.index_add_(0, where, ones, alpha=backwards)
