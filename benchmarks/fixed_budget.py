@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from itertools import count
+from typing import Literal
 
 import torch
 from harness import Ratio, compare, digits, machine, network, table, write_section
@@ -19,19 +20,21 @@ from peers import MissingError, PeerAttack, advlib, peer, torchattacks
 from torch import Tensor, nn
 
 from isogrid.attacks import PGD, Attack, AutoAttack
+from isogrid.core.norms import NORMS
 
 PGD_EPS = {"lenet": 0.1, "mlp": 0.05, "mlp-98": 0.05, "resnet": 0.03}
 REL_STEP = 0.05
 STEPS = 40
 PGD_SAMPLES = 256
-AUTO = {"lenet": (0.1, 128), "resnet": (0.06, 64)}  # network: eps, samples
+AUTO = (("lenet", "linf", 0.1, 128), ("resnet", "linf", 0.06, 64), ("lenet", "l2", 1.5, 16))  # network, norm, eps, samples
+NAMES = {"linf": "Linf", "l2": "L2"}  # the original's names
 AUTO_RATIO, AUTO_SLACK = 0.5, 0.005
 
 
-def robust(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, eps: float) -> float:
+def robust(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, eps: float, norm: str = "linf") -> float:
     """Accuracy at x_adv, verified: what lies outside the ball or the box is no candidate and counts as the clean sample."""
     x_adv = x_adv.detach()
-    inside = ((x_adv - x).flatten(1).abs().amax(1) <= eps * (1 + 1e-5) + 1e-6) & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    inside = (NORMS[norm].size(x_adv - x) <= eps * (1 + 1e-5) + 1e-6) & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     with torch.no_grad():
         return (model(torch.where(inside.view(-1, 1, 1, 1), x_adv, x)).argmax(1) == y).float().mean().item()
 
@@ -100,17 +103,17 @@ Ours includes the driver: clean pass, verifying pass, query counts. {machine()}.
             write_section("Fixed budget: PGD", body + table(header, lines))
 
 
-def original(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int = 0) -> Tensor:
+def original(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int = 0, norm: str = "linf") -> Tensor:
     """AutoAttack standard by its authors (package pyautoattack)."""
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        attack = peer("pyautoattack").AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=seed)
+        attack = peer("pyautoattack").AutoAttack(model, norm=NAMES[norm], eps=eps, version="standard", seed=seed)
         found: Tensor = attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
     return found
 
 
-def auto(name: str, eps: float, n: int, pairs: int, seeds: int) -> None:
+def auto(name: str, norm: Literal["linf", "l2"], eps: float, n: int, pairs: int, seeds: int) -> None:
     """AutoAttack standard, pair i under seed i mod `seeds`: CPU time and robust accuracy against the original's."""
     model = _frozen(name)
     _, _, x, y = digits()
@@ -120,12 +123,12 @@ def auto(name: str, eps: float, n: int, pairs: int, seeds: int) -> None:
 
     def ours() -> None:
         seed = next(turns[0]) % seeds
-        left[0][seed] = robust(model, x, y, AutoAttack(eps=eps)(model, x, y, seed=seed).x_adv, eps)
+        left[0][seed] = robust(model, x, y, AutoAttack(eps=eps, norm=norm)(model, x, y, seed=seed).x_adv, eps, norm)
         print(name, "ours, seed", seed, left[0][seed], flush=True)
 
     def theirs() -> None:
         seed = next(turns[1]) % seeds
-        left[1][seed] = robust(model, x, y, original(model, x, y, eps, seed), eps)
+        left[1][seed] = robust(model, x, y, original(model, x, y, eps, seed, norm), eps, norm)
         print(name, "theirs, seed", seed, left[1][seed], flush=True)
 
     ratio = compare(ours, theirs, pairs)
@@ -141,7 +144,7 @@ def auto(name: str, eps: float, n: int, pairs: int, seeds: int) -> None:
         "met" if met else "MISSED",
     ]
     print(line, flush=True)
-    body = f"""AutoAttack standard, l_inf, the first {n} test digits in one batch (ours thrifty, the default); seeds below {seeds}.
+    body = f"""AutoAttack standard, {norm}, the first {n} test digits in one batch (ours thrifty, the default); seeds below {seeds}.
 Ratio = our CPU time / the original's (pyautoattack), median of {pairs} interleaved pairs [95 % interval]; robust accuracy verified alike.
 {machine()}.
 
@@ -156,7 +159,7 @@ Ratio = our CPU time / the original's (pyautoattack), median of {pairs} interlea
         "CPU s, ours / theirs",
         f"target: upper end <= {AUTO_RATIO}, accuracy <= theirs + {AUTO_SLACK}",
     ]
-    write_section(f"Fixed budget: AutoAttack, {name}", body + table(header, [line]))
+    write_section(f"Fixed budget: AutoAttack, {norm}, {name}", body + table(header, [line]))
 
 
 def main() -> None:
@@ -165,6 +168,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--only", choices=["pgd", "auto"])
     parser.add_argument("--networks", nargs="+", choices=list(PGD_EPS), default=list(PGD_EPS))
+    parser.add_argument("--norms", nargs="+", choices=list(NAMES), default=list(NAMES), help="of AutoAttack")
     parser.add_argument("--samples", type=int, help="at most this many samples (default: 256 for PGD, those of AUTO for AutoAttack)")
     parser.add_argument("--seeds", type=int, default=3, help="of AutoAttack")
     arguments = parser.parse_args()
@@ -172,9 +176,9 @@ def main() -> None:
     most = arguments.samples or PGD_SAMPLES
     if arguments.only in (None, "pgd"):
         run_pgd(arguments.networks, arguments.pairs, most)
-    for name, (eps, n) in AUTO.items():
-        if name in arguments.networks and arguments.only in (None, "auto"):
-            auto(name, eps, min(n, arguments.samples or n), arguments.pairs, arguments.seeds)
+    for name, norm, eps, n in AUTO:
+        if name in arguments.networks and norm in arguments.norms and arguments.only in (None, "auto"):
+            auto(name, norm, eps, min(n, arguments.samples or n), arguments.pairs, arguments.seeds)
 
 
 if __name__ == "__main__":

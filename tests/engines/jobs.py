@@ -25,3 +25,8 @@ def die_until(path: str, times: int) -> None:
     counter.write_text(str(count + 1))
     if count < times:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def parent(path: str) -> None:
+    """Write the process that this worker was forked from."""
+    Path(path).write_text(str(os.getppid()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def test_an_exception_is_a_failure_with_its_place_and_is_not_retried(capfd):
     assert "ValueError: no luck" in failures[0].reason
     assert "jobs.py" in failures[0].reason
     assert capfd.readouterr().err.count("no luck") == 1
+
+
+def test_workers_are_forked_from_one_server_and_not_from_this_process(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    assert run([task(path.name, jobs.parent, path=str(path)) for path in paths], workers=2) == []
+    parents = {path.read_text() for path in paths}
+    assert len(parents) == 1
+    assert parents != {str(os.getpid())}
 
 
 def test_urgency_is_the_longest_chain_and_cycles_are_refused():
