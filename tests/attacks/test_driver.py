@@ -187,7 +187,7 @@ def test_queries_are_counted_per_row(model):
         p.logits(p.x)
         part = torch.tensor([1])
         p.gradient(p.x[part], margin, part)
-        p.class_gradients(p.x[part], torch.tensor([[1]]), part)
+        list(p.boundaries(p.x[part], torch.tensor([[1]]), part)[2])
         p.take(torch.tensor([False, True])).logits(p.x[1:])
         return p.x
 

@@ -36,3 +36,27 @@ def test_many_samples_fit(samples, names):
     peaks = {line.split()[0]: float(line.split()[1]) for line in result.stdout.splitlines()}
     assert set(peaks) == set(names)
     assert all(peak < LIMIT_GIB for peak in peaks.values()), peaks
+
+
+CLASSES = """
+import resource, torch
+from torch import nn
+from isogrid.attacks import DeepFool
+from isogrid.core.random import generator
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 1000))
+draw = generator(0, "memory")
+with torch.no_grad():
+    for p in model.parameters():
+        p.copy_(torch.randn(p.shape, generator=draw) / 16)
+x = torch.rand(512, 784, generator=draw)
+y = model(x).argmax(1).detach()
+assert DeepFool(candidates=None, steps=2)(model, x, y).success.any()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def test_all_of_a_thousand_classes_need_no_more_memory_than_a_few():
+    """Their gradients side by side would be 1.5 GiB."""
+    result = subprocess.run([sys.executable, "-c", CLASSES], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 1.0, result.stdout

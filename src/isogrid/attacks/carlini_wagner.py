@@ -316,10 +316,10 @@ def _polish(problem: Problem, best: Tensor, length: Tensor, found: Tensor, round
 def _project(problem: Problem, here: Tensor, rows: Tensor, classes: int) -> Tensor:
     """The point closest to x [b, *S] on any of the class boundaries linearised at `here`, slightly beyond."""
     y, start = problem.y[rows], problem.x[rows].flatten(1)
-    logits, gradients = problem.class_gradients(here, lambda z, y: rivals(z, y, classes), rows)
-    short = logits.gather(1, y[:, None]) - logits.gather(1, rivals(logits, y, classes))
+    logits, chosen, gradients = problem.boundaries(here, lambda z, y: rivals(z, y, classes), rows)
+    short = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
     nearest, least = here.clone(), torch.full_like(short[:, 0], torch.inf)
-    for w, gap in zip(gradients.flatten(2).unbind(1), short.unbind(1), strict=True):
+    for w, gap in zip((g.flatten(1) for g in gradients), short.unbind(1), strict=True):
         there = reach(start, w, (w * (here.flatten(1) - start)).sum(1) + gap + LEAN * gap.abs(), problem.domain)
         reached = (w * (there - here.flatten(1))).sum(1) >= gap - LEAN * gap.abs()
         size = torch.where(reached & torch.isfinite(there).all(1), (there - start).norm(dim=1), torch.inf)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require
+from isogrid.attacks.base import Attack, Domain, Loss, Problem, margin, require
 from isogrid.attacks.geometry import reach, shrink, slope
 from isogrid.core.norms import L2, Norm
 
@@ -25,6 +25,16 @@ def rivals(logits: Tensor, y: Tensor, candidates: int | None) -> Tensor:
     others = logits.scatter(1, y[:, None], -torch.inf)
     k = logits.shape[1] - 1
     return others.topk(k if candidates is None else min(candidates, k), dim=1).indices
+
+
+def _highest(candidates: int | None) -> Loss:
+    return lambda logits, y: rivals(logits, y, candidates)
+
+
+def _distance(x: Tensor, w: Tensor, gap: Tensor, domain: Domain) -> Tensor:
+    """gap / ||w|| [B], over the elements that can move; inf where nothing can."""
+    steep = slope(x, w, domain)
+    return torch.where(steep > 0, gap / steep, torch.inf)
 
 
 def _walk(
@@ -48,19 +58,23 @@ def _walk(
     for step in range(steps):
         share = 1 / max(1, parts - step)
         here, y = x[rows], problem.y[rows]
-        chosen = classes[rows] if classes is not None else None
-        logits, gradients = problem.class_gradients(here, chosen if chosen is not None else lambda z, y: rivals(z, y, candidates), rows)
-        if chosen is None:
-            chosen = rivals(logits, y, candidates)
+        wanted: Tensor | Loss = _highest(candidates) if classes is None else classes[rows]
+        logits, chosen, gradients = problem.boundaries(here, wanted, rows)
+        if classes is None:
             classes = torch.zeros(problem.n, chosen.shape[1], dtype=chosen.dtype, device=chosen.device)
             classes[rows] = chosen
-        gap = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
-        gap = torch.maximum(gap, ROUNDING * torch.finfo(gap.dtype).eps * logits.abs().amax(1, keepdim=True))
-        flat, w = here.flatten(1), gradients.flatten(2)
-        steep = slope(flat[:, None], w, domain)
-        nearest = torch.where(steep > 0, gap / steep, torch.inf).argmin(1, keepdim=True)
-        gain = gap.gather(1, nearest).squeeze(1) * (1 + overshoot if share == 1 else share)
-        there = reach(flat, w[torch.arange(len(rows), device=rows.device), nearest.squeeze(1)], gain, domain).view_as(here)
+        gaps = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
+        gaps = torch.maximum(gaps, ROUNDING * torch.finfo(gaps.dtype).eps * logits.abs().amax(1, keepdim=True))
+        flat = here.flatten(1)
+        normal, gap = next(gradients).flatten(1), gaps[:, 0].clone()
+        nearest = _distance(flat, normal, gap, domain)
+        for gradient, short in zip(gradients, gaps.unbind(1)[1:], strict=True):
+            w = gradient.flatten(1)
+            away = _distance(flat, w, short, domain)
+            closer = torch.nonzero(away < nearest).squeeze(1)
+            for best, value in ((nearest, away), (gap, short), (normal, w)):
+                best.index_copy_(0, closer, value.index_select(0, closer))
+        there = reach(flat, normal, gap * (1 + overshoot if share == 1 else share), domain).view_as(here)
         over = logits.argmax(1) != y
         fooled.append(rows[over])
         span = (there - here).flatten(1).abs_().amax(1)  # NaN shows, and tiny moves do not underflow

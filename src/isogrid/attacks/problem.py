@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -134,7 +134,9 @@ class Problem:
             z = self.model(leaf)
             value = loss(z, y)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        self._count(self._note_zero(gradient, rows), forwards=1, backwards=1)
+        where = self._where(rows)
+        self._note_zero(gradient, where, self._first(where))
+        self._count(where, forwards=1, backwards=1)
         return z.detach(), value.detach(), gradient.contiguous()
 
     def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -148,40 +150,54 @@ class Problem:
             z = self.model(leaf)
         logits = z.detach()
         (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
-        self._count(self._note_zero(gradient, rows), forwards=1, backwards=1)
+        where = self._where(rows)
+        self._note_zero(gradient, where, self._first(where))
+        self._count(where, forwards=1, backwards=1)
         return logits, gradient.contiguous()
 
-    def class_gradients(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(logits [b, C], G [b, K, *S]) with G[b, j] = d (z_classes[b, j] - z_y) / d x; one forward, K backwards on one graph.
+    def boundaries(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
+        """(logits [b, C], the classes [b, K], one gradient [b, *S] after the other: d (z_classes[b, j] - z_y) / d x, j = 0 .. K - 1).
 
-        `classes` [b, K], or a function (logits, y) -> [b, K] that chooses them from this very pass.
+        One forward, and K backwards on one graph. `classes` [b, K], or a function (logits, y) -> [b, K] that chooses them from this very
+        pass. Take all K gradients, once: a thousand of them need no more memory than one.
         """
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             z = self.model(leaf)
-        chosen = classes if isinstance(classes, Tensor) else classes(z.detach(), y)
-        k = chosen.shape[1]
-        gradients = x.new_empty((len(x), k, *x.shape[1:]))
-        for j in range(k):
-            seed = torch.zeros_like(z).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
-            gradients[:, j] = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)[0]
-        self._count(self._note_zero(gradients, rows), forwards=1, backwards=k)
-        return z.detach(), gradients
+        logits = z.detach()
+        chosen = classes if isinstance(classes, Tensor) else classes(logits, y)
+        where, k = self._where(rows), chosen.shape[1]
+        first = self._first(where)
+        self._count(where, forwards=1, backwards=k)
+
+        def gradients() -> Iterator[Tensor]:
+            for j in range(k):
+                seed = torch.zeros_like(logits).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
+                (gradient,) = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)
+                self._note_zero(gradient, where, first)
+                yield gradient.contiguous()
+
+        return logits, chosen, gradients()
 
     def charge(self, *, forwards: int, backwards: int) -> None:
         """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
         self._count(self.rows, forwards=forwards, backwards=backwards)
 
-    def _note_zero(self, gradient: Tensor, rows: Tensor | None) -> Tensor:
-        """Record, at a row's first backward pass, whether its gradient is exactly zero; returns the rows in the batch."""
-        where = self._where(rows)
+    def _first(self, where: Tensor) -> Tensor | None:
+        """Which of the rows [b] have their first backward pass before them (bool [b]); None: none has."""
         seen = self.counts.backwards.index_select(0, where)
-        if len(seen) and not int(seen.min()):
-            first = seen == 0
+        if not len(seen) or int(seen.min()):
+            return None
+        first = seen == 0
+        self.counts.zero_gradient[where[first]] = True
+        return first
+
+    def _note_zero(self, gradient: Tensor, where: Tensor, first: Tensor | None) -> None:
+        """Record, at a row's first backward pass, whether all its gradients are exactly zero."""
+        if first is not None:
             new = gradient if bool(first.all()) else gradient[first]
-            self.counts.zero_gradient[where[first]] = new.flatten(1).abs().amax(1) == 0
-        return where
+            self.counts.zero_gradient[where[first]] &= new.flatten(1).abs().amax(1) == 0
 
     def _where(self, rows: Tensor | None) -> Tensor:
         return self.rows if rows is None else self.rows[rows]
