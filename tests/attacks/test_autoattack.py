@@ -108,6 +108,46 @@ def test_a_run_resumes_bit_for_bit_and_computes_only_what_is_missing(binary, tmp
     assert resumed < 0.8 * len(calls)
 
 
+def test_an_interrupted_cascade_goes_on_with_the_attack_that_was_at_work(binary, tmp_path):
+    model, x, y = binary
+    broken, calls = [True], []
+
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class Interrupted(Attack):
+        name = "interrupted"
+        eps: float = 0.05
+
+        @property
+        def budget(self):
+            return self.eps
+
+        @property
+        def threat(self):
+            return FGS().threat
+
+        def search(self, problem):
+            if broken[0]:
+                raise KeyboardInterrupt
+            return problem.x
+
+    attack = Ensemble(attacks=(PGD(eps=0.05), PGD(eps=0.05, loss="margin"), Interrupted(), PGD(eps=0.05, restarts=2)))
+    with pytest.raises(KeyboardInterrupt):
+        attack(model, x, y, checkpoint=tmp_path)
+    assert [sorted(file.name for file in folder.iterdir()) for folder in tmp_path.iterdir()] == [["0.safetensors", "1.safetensors"]]
+    broken[0] = False
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    resumed = attack(model, x, y, checkpoint=tmp_path)
+    spent = len(calls)
+    calls.clear()
+    plain = attack(model, x, y)
+    hook.remove()
+    assert spent <= len(calls) - 60  # two PGD-40s, less the rows that leave early
+    for field in dataclasses.fields(plain):
+        a, b = getattr(plain, field.name), getattr(resumed, field.name)
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]  # the stages went with the batch
+
+
 @pytest.mark.parametrize("change", ["seed", "eps", "weights", "samples", "attack"])
 def test_whatever_changes_the_outcome_changes_the_key(binary, tmp_path, change):
     model, x, y = binary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,10 +42,10 @@ def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
     assert problem.budget is not None
     found = problem.x.clone()
     alive = torch.arange(problem.n, device=found.device)
-    for attack in attacks:
+    for number, attack in enumerate(attacks):
         part = problem.take(alive)
         assert part.budget is not None
-        tried = problem.domain.clip(attack.search(part).detach())
+        tried = problem.stage(number, functools.partial(_candidates, attack, part))
         within = problem.norm.size(tried - part.x) <= part.budget * (1 + BUDGET_SLACK) + 1e-6
         broken = within & (part.logits(tried).argmax(1) != part.y)
         found[alive[broken]] = tried[broken]
@@ -52,6 +53,10 @@ def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
         if not len(alive):
             break
     return found
+
+
+def _candidates(attack: Attack, part: Problem) -> Tensor:
+    return part.domain.clip(attack.search(part).detach())
 
 
 @final

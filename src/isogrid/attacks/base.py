@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.checkpoint import BatchStore
+from isogrid.attacks.checkpoint import BatchStore, Stages
 from isogrid.attacks.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
 from isogrid.attacks.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
 from isogrid.core.errors import InputError
@@ -127,8 +127,9 @@ class Attack(ABC):
 
         `ids` [N] (default 0..N-1) name the samples for the random streams of `seed`; `start` [N, *S] is handed to the attack;
         `budget` [N] replaces `eps` per row; `box` = (low, high) of the inputs; `on_batch(rows_done)` reports progress.
-        `checkpoint`: a folder for finished batches; a later call with the same attack, seed, weights and samples takes them from there,
-        bit for bit. The model, its mode, its gradients and the global random state are left as they were.
+        `checkpoint`: a folder for finished batches and, of a cascade, its finished attacks; a later call with the same attack, seed,
+        weights and samples takes them from there, bit for bit. The model, its mode, its gradients and the global random state are left
+        as they were.
 
         Raises InputError for unusable samples and ModelError where the model is no classifier on them.
         """
@@ -179,7 +180,7 @@ class Attack(ABC):
         stored = None if store is None else store.load(given, subject.x.device)
         if stored is not None:
             return AttackOutcome(attack=self.name, norm=self.threat, domain=self._domain(subject), eps=self.budget, **stored)
-        outcome = self._attack_batch(subject, rows, streams, start, budget)
+        outcome = self._attack_batch(subject, rows, streams, start, budget, None if store is None else store.stages(given))
         if store is not None:
             values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
             store.save(given, {name: value for name, value in values.items() if isinstance(value, Tensor)})
@@ -189,7 +190,13 @@ class Attack(ABC):
         return Domain(name=self.domain, low=subject.box[0], high=subject.box[1])
 
     def _attack_batch(
-        self, subject: Subject, rows: slice | Tensor, streams: Streams, start: Tensor | None, budget: Tensor | None
+        self,
+        subject: Subject,
+        rows: slice | Tensor,
+        streams: Streams,
+        start: Tensor | None,
+        budget: Tensor | None,
+        stages: Stages | None,
     ) -> AttackOutcome:
         norm, domain, model = self.threat, self._domain(subject), subject.function
         x, y, clean = subject.x[rows], subject.y[rows], subject.clean[rows]
@@ -214,7 +221,8 @@ class Attack(ABC):
         attacked = everything if self.moves_misclassified else everything[correct]
         x_adv = x.clone()
         if len(attacked):
-            mine = problem.take(attacked)  # a copy even where it is every row: a search may write into its own x, never the caller's
+            # a copy even where it is every row: a search may write into its own x, never the caller's
+            mine = replace(problem.take(attacked), stages=stages)
             with subject.layout:
                 x_adv[attacked] = self.search(mine).detach().to(x.dtype)
         x_adv, adversarial, gap, distance, counted = _verify(model, problem, x_adv, correct)

@@ -1,8 +1,9 @@
-"""Finished batches of an attack on disk, so that an interrupted run goes on where it stopped. Nothing of any attack belongs here."""
+"""Finished batches, and stages of a batch, on disk: an interrupted run goes on where it stopped. Nothing of any attack belongs here."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +53,37 @@ class BatchStore:
 
     def load(self, given: Mapping[str, Tensor | None], device: torch.device) -> dict[str, Tensor] | None:
         """The stored outcome of that batch on `device`, or None where there is none (a damaged file is none)."""
-        path = self.path(given)
-        if not path.exists():
-            return None
-        try:
-            return {name: tensor.to(device) for name, tensor in load_tensors(path, "checkpoint").items()}
-        except InputError:
-            return None
+        return _read(self.path(given), device)
 
     def save(self, given: Mapping[str, Tensor | None], outcome: Mapping[str, Tensor]) -> None:
-        """Store a batch's outcome."""
+        """Store a batch's outcome; its stages go."""
         save_tensors(self.path(given), outcome)
+        shutil.rmtree(self.stages(given).folder, ignore_errors=True)
+
+    def stages(self, given: Mapping[str, Tensor | None]) -> Stages:
+        """The finished stages of that batch, while it has no outcome."""
+        return Stages(folder=self.path(given).with_suffix(".stages"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """A folder of the finished stages of one unfinished batch, by their numbers."""
+
+    folder: Path
+
+    def load(self, number: int, device: torch.device) -> dict[str, Tensor] | None:
+        """What a stage left behind, or None."""
+        return _read(self.folder / f"{number}.safetensors", device)
+
+    def save(self, number: int, left: Mapping[str, Tensor]) -> None:
+        """Store what a stage left behind."""
+        save_tensors(self.folder / f"{number}.safetensors", left)
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        return {name: tensor.to(device) for name, tensor in load_tensors(path, "checkpoint").items()}
+    except InputError:
+        return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from isogrid.attacks.checkpoint import Stages
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import Norm
 from isogrid.core.random import Streams
@@ -80,7 +81,8 @@ class Problem:
     `x` [B, *S] and `y` [B]: the clean samples, correctly classified unless the attack says `moves_misclassified`.
     `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
     `rows`: this problem's rows in the batch that `counts` covers; `room`: how many rows the batch rule allows at once (a search that
-    runs a sample several times side by side keeps to it). All tensors live on one device.
+    runs a sample several times side by side keeps to it). `stages`: where an attack of several stages may leave finished ones; only the
+    problem that the driver hands out has it. All tensors live on one device.
     """
 
     model: Model
@@ -94,6 +96,7 @@ class Problem:
     counts: Counts
     rows: Tensor
     room: int
+    stages: Stages | None = None
 
     @property
     def n(self) -> int:
@@ -118,7 +121,7 @@ class Problem:
 
     def with_budget(self, budget: Tensor | None) -> Problem:
         """The same problem under another radius per row."""
-        return Problem(**{f.name: getattr(self, f.name) for f in fields(self)} | {"budget": budget})
+        return replace(self, budget=budget, stages=None)
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
@@ -179,6 +182,19 @@ class Problem:
                 yield gradient.contiguous()
 
         return logits, chosen, gradients()
+
+    def stage(self, number: int, compute: Callable[[], Tensor]) -> Tensor:
+        """`compute()`, or what it gave in an interrupted run, with the queries that it had cost by then."""
+        counts = {"forwards": self.counts.forwards, "backwards": self.counts.backwards, "zero_gradient": self.counts.zero_gradient}
+        left = None if self.stages is None else self.stages.load(number, self.x.device)
+        if left is not None:
+            for name, counter in counts.items():
+                counter.copy_(left[name])
+            return left["made"]
+        made = compute()
+        if self.stages is not None:
+            self.stages.save(number, counts | {"made": made})
+        return made
 
     def charge(self, *, forwards: int, backwards: int) -> None:
         """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
