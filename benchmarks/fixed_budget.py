@@ -25,7 +25,7 @@ from isogrid.core.norms import NORMS
 PGD_EPS = {"lenet": 0.1, "mlp": 0.05, "mlp-98": 0.05, "resnet": 0.03}
 REL_STEP = 0.05
 STEPS = 40
-PGD_SAMPLES = 256
+PGD_SAMPLES = {"lenet": 128, "mlp": 256, "mlp-98": 256, "resnet": 64}
 AUTO = (("lenet", "linf", 0.1, 128), ("resnet", "linf", 0.06, 64), ("lenet", "l2", 1.5, 16))  # network, norm, eps, samples
 NAMES = {"linf": "Linf", "l2": "L2"}  # the original's names
 AUTO_RATIO, AUTO_SLACK = 0.5, 0.005
@@ -74,8 +74,8 @@ def _frozen(name: str) -> nn.Module:
     return network(name).requires_grad_(False)
 
 
-def run_pgd(networks: list[str], pairs: int, samples: int) -> None:
-    """PGD-40 on the networks named, every peer."""
+def run_pgd(name: str, pairs: int, samples: int) -> None:
+    """PGD-40 on one network, every peer."""
     body = f"""PGD-{STEPS} l_inf, step {REL_STEP} eps, one uniform start, cross-entropy, {samples} test digits in one batch.
 Ratio = our CPU time / theirs,
 median of {pairs} interleaved pairs [95 % interval]. Equal work: every row takes all steps; default: rows leave once misclassified.
@@ -86,21 +86,20 @@ Ours includes the driver: clean pass, verifying pass, query counts. {machine()}.
     lines = []
     _, _, x, y = digits()
     x, y = x[:samples], y[:samples]
-    for name in networks:
-        model, eps = _frozen(name), PGD_EPS[name]
-        equal, early = PGD(eps=eps, rel_step=REL_STEP, steps=STEPS, early_stop=False), PGD(eps=eps, rel_step=REL_STEP, steps=STEPS)
-        own = robust(model, x, y, equal(model, x, y).x_adv, eps)
-        for title, build in pgd_peers(eps).items():
-            try:
-                other = build()
-            except MissingError as reason:
-                lines.append([name, f"{eps:g}", title, f"not measured ({reason})", "", "", ""])
-                continue
-            theirs = robust(model, x, y, other(model, x, y), eps)
-            same, stop = race(equal, other, model, x, y, pairs), race(early, other, model, x, y, pairs)
-            lines.append([name, f"{eps:g}", title, str(same), str(stop), f"{own:.4f}", f"{theirs:.4f}"])
-            print(lines[-1], flush=True)
-            write_section("Fixed budget: PGD", body + table(header, lines))
+    model, eps = _frozen(name), PGD_EPS[name]
+    equal, early = PGD(eps=eps, rel_step=REL_STEP, steps=STEPS, early_stop=False), PGD(eps=eps, rel_step=REL_STEP, steps=STEPS)
+    own = robust(model, x, y, equal(model, x, y).x_adv, eps)
+    for title, build in pgd_peers(eps).items():
+        try:
+            other = build()
+        except MissingError as reason:
+            lines.append([name, f"{eps:g}", title, f"not measured ({reason})", "", "", ""])
+            continue
+        theirs = robust(model, x, y, other(model, x, y), eps)
+        same, stop = race(equal, other, model, x, y, pairs), race(early, other, model, x, y, pairs)
+        lines.append([name, f"{eps:g}", title, str(same), str(stop), f"{own:.4f}", f"{theirs:.4f}"])
+        print(lines[-1], flush=True)
+        write_section(f"Fixed budget: PGD, {name}", body + table(header, lines))
 
 
 def original(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int = 0, norm: str = "linf") -> Tensor:
@@ -169,13 +168,13 @@ def main() -> None:
     parser.add_argument("--only", choices=["pgd", "auto"])
     parser.add_argument("--networks", nargs="+", choices=list(PGD_EPS), default=list(PGD_EPS))
     parser.add_argument("--norms", nargs="+", choices=list(NAMES), default=list(NAMES), help="of AutoAttack")
-    parser.add_argument("--samples", type=int, help="at most this many samples (default: 256 for PGD, those of AUTO for AutoAttack)")
+    parser.add_argument("--samples", type=int, help="at most this many samples (default: PGD_SAMPLES and AUTO)")
     parser.add_argument("--seeds", type=int, default=3, help="of AutoAttack")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    most = arguments.samples or PGD_SAMPLES
-    if arguments.only in (None, "pgd"):
-        run_pgd(arguments.networks, arguments.pairs, most)
+    for name in arguments.networks:
+        if arguments.only in (None, "pgd"):
+            run_pgd(name, arguments.pairs, arguments.samples or PGD_SAMPLES[name])
     for name, norm, eps, n in AUTO:
         if name in arguments.networks and norm in arguments.norms and arguments.only in (None, "auto"):
             auto(name, norm, eps, min(n, arguments.samples or n), arguments.pairs, arguments.seeds)
