@@ -10,6 +10,7 @@ from isogrid.attacks import DDN, FMN
 from isogrid.attacks.annealed import FREE_REACH
 from isogrid.attacks.base import log_odds
 from isogrid.attacks.losses import log_odds_slope
+from isogrid.core.norms import L2
 from isogrid.core.random import generator
 from isogrid.testing import exact_distance, tiny_network
 
@@ -80,3 +81,26 @@ def test_the_slope_is_that_of_the_log_odds():
     (slope,) = torch.autograd.grad(log_odds(leaf, y).sum(), leaf)
     torch.testing.assert_close(log_odds_slope(z, y), slope)
     assert math.isfinite(slope.sum().item())
+
+
+@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm="linf")], ids=["ddn", "fmn-l2", "fmn-linf"])
+def test_logits_that_are_a_view_of_the_input_are_read_before_it_moves(attack):
+    x, y = torch.tensor([[0.7, 0.3], [0.6, 0.35], [0.2, 0.9]]), torch.tensor([0, 0, 1])
+    exact = (x[:, 0] - x[:, 1]).abs() / (2**0.5 if attack.threat is L2 else 2)
+    assert torch.allclose(attack(nn.Flatten(), x, y).distance, exact, rtol=2e-3)
+
+
+@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm="linf")], ids=["ddn", "fmn-l2", "fmn-linf"])
+def test_a_tie_that_the_driver_counts_as_misclassified_is_a_success(attack):
+    """An output that is dead, as pruning leaves them, ties with the true class and wins by its index."""
+
+    class Dead(nn.Module):
+        def forward(self, x):
+            z = torch.relu(x.sum(1) - 1.0)
+            return torch.stack([0 * z, z], 1)
+
+    x, y = torch.tensor([[0.7, 0.6], [0.9, 0.8]]), torch.tensor([1, 1])
+    exact = (x.sum(1) - 1) / (2**0.5 if attack.threat is L2 else 2)
+    found = attack(Dead(), x, y)
+    assert found.success.all()
+    assert (found.distance <= 1.02 * exact).all()

@@ -196,3 +196,11 @@ def test_not_weaker_than_foolbox() -> None:
 def test_parameters_are_verified(bad: dict[str, int]) -> None:
     with pytest.raises(InputError):
         DeepFool(**bad)
+
+
+def test_in_the_free_domain_a_negative_gain_moves_back_to_the_plane():
+    """SuperDeepFool's projection x0 + <w, x - x0> / ||w||^2 w, on whichever side of x0 the plane lies."""
+    x, w = torch.tensor([[0.5, 0.5], [0.5, 0.5]]), torch.tensor([[3.0, 4.0], [3.0, 4.0]])
+    there = reach(x, w, torch.tensor([-5.0, 5.0]), Domain(name="free"))
+    assert torch.allclose(there, torch.tensor([[-0.1, -0.3], [1.1, 1.3]]))
+    assert torch.equal(reach(x, w, torch.tensor([-5.0, 0.0]), Domain()), x)

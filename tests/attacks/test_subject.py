@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks import PGD
-from isogrid.attacks.subject import Layout
+from isogrid.attacks import APGDT, PGD
+from isogrid.attacks.subject import Layout, prepared
 from isogrid.core.random import generator
 from tests.attacks.test_driver import Scripted
 
@@ -117,3 +117,68 @@ def test_the_order_changes_no_verdict(samples, steps):
     one, other = (PGD(eps=0.1, steps=steps, random_start=False)(m, x, y) for m in (own, fast))
     assert torch.equal(one.success, other.success)
     assert torch.allclose(one.margin, other.margin, atol=1e-4)
+
+
+class Rounds(torch.autograd.Function):
+    """A straight-through quantiser whose backward pass calls `view`."""
+
+    @staticmethod
+    def forward(ctx, h):
+        return (h * 16).round() / 16
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.view(len(g), -1).clamp(-1, 1).view(g.shape)
+
+
+class Quantised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Linear(144, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.b(Rounds.apply(self.a(x)))).flatten(1))
+
+
+class Instance(nn.Module):
+    """Views that a single sample in channels_last allows and two do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.conv(x)
+        b, c, height, width = h.shape
+        return self.head(torch.relu(h.view(b * c, height, width) - 0.1).reshape(b, c, height, width).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [Quantised, Instance])
+@pytest.mark.parametrize("n", [1, 6])
+def test_what_only_a_backward_pass_or_a_larger_batch_cannot_do_is_seen_too(samples, make, n):
+    model, x = fill(make()), samples[0][:n]
+    for attack in (PGD(eps=0.1, steps=3), APGDT(eps=0.1, steps=3)):
+        assert len(attack(model, x, model(x).argmax(1)).success) == n
+
+
+def test_small_logits_do_not_hide_a_difference(samples):
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = fill(convolutional())
+
+        def forward(self, x):
+            return 1e-6 * self.inner(x) * (1.0 if self.inner[2].weight.is_contiguous() else 1.5)
+
+    model = Tiny()
+    before = memory(model)
+    with Layout(model, model, samples[0]):
+        assert memory(model) == before
+
+
+def test_a_subject_is_of_no_use_after_its_block(samples):
+    model, x = fill(convolutional()), samples[0]
+    with prepared(model, x, model(x).argmax(1), (0.0, 1.0)) as subject:
+        PGD(eps=0.1).on(subject)
+    with pytest.raises(RuntimeError, match="prepared"):
+        PGD(eps=0.1).on(subject)

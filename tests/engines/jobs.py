@@ -30,3 +30,7 @@ def die_until(path: str, times: int) -> None:
 def parent(path: str) -> None:
     """Write the process that this worker was forked from."""
     Path(path).write_text(str(os.getppid()))
+
+
+def environment(path: str, name: str) -> None:
+    Path(path).write_text(os.environ.get(name, ""))

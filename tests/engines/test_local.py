@@ -77,6 +77,14 @@ def test_workers_are_forked_from_one_server_and_not_from_this_process(tmp_path):
     assert parents != {str(os.getpid())}
 
 
+def test_a_worker_has_the_environment_of_the_moment(tmp_path, monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("ISOGRID_TEST_VARIABLE", value)
+        path = tmp_path / value
+        assert run([task(value, jobs.environment, path=str(path), name="ISOGRID_TEST_VARIABLE")]) == []
+        assert path.read_text() == value
+
+
 def test_urgency_is_the_longest_chain_and_cycles_are_refused():
     tasks = [task("a", jobs.boom, cost=1), task("b", jobs.boom, "a", cost=5), task("c", jobs.boom, "a", cost=2)]
     assert by_urgency(tasks) == {"a": 6, "b": 5, "c": 2}

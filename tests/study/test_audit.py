@@ -305,3 +305,11 @@ def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(tr
             reach=frame["reach"].to_numpy(),
         )
         assert {finding.code for finding in audit_level(LevelInputs(clean=clean))} - {"IG002"} == ({code} if code else set())
+
+
+def test_logits_that_are_not_finite_somewhere_leave_a_level_that_can_be_stored(trained):
+    net, x, y = trained
+    broken = Then(net, after=lambda z: torch.where(torch.arange(len(z))[:, None] == 30, torch.nan, z))
+    _, metrics = evaluate(broken, Samples(x=x, y=y, classes=CLASSES), "cpu")
+    assert metrics["repeat_difference"] is None
+    canonical(metrics)

@@ -236,11 +236,12 @@ def anneal(
             logits = problem.logits(point, rows)  # nothing would follow a gradient here
         else:
             logits, gradient = problem.pull_back(point, log_odds_slope if sharpness is None else tempered(scale), rows)
+        gap, wrong = margin(logits, y), logits.argmax(1) != y
         # the point becomes the perturbation and, in `_move`, the next point, all in one buffer: such passes are what this loop costs
-        # beside the model
+        # beside the model. From here on `logits` may be gone: a model may hand out a view of its input
         delta = live.point.sub_(live.x)
-        gap, size = margin(logits, y), problem.norm.size(delta)
-        adversarial = (gap < 0) & (size > 0)
+        size = problem.norm.size(delta)
+        adversarial = wrong & (gap <= 0) & (size > 0)
         record.offer(rows, delta, size, gap, adversarial)
         if last:
             break
@@ -324,7 +325,7 @@ def _move(
             (int(lost.sum()), gradient.shape[1]), "no gradient", step, dtype=gradient.dtype
         )
         direction[lost] = norm.steepest(noise)
-        gradient = gradient.clone()  # autograd may hand out an expanded view
+        gradient = gradient.clone()  # it is autograd's
         gradient[flat], steepness[flat] = direction, norm.dual_size(direction)
         least = NO_GRADIENT_RADIUS * norm.size(torch.ones_like(live.x[:1]))
         live.radius[flat[lost]] = torch.maximum(live.radius[flat[lost]].nan_to_num(0, 0, 0), least)

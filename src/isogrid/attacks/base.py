@@ -150,6 +150,8 @@ class Attack(ABC):
         checkpoint: Path | None = None,
     ) -> AttackOutcome:
         """The same call on a subject that several attacks share, or on its `rows` [n] only; `ids`, `start` and `budget` are theirs."""
+        if subject.closed:
+            raise RuntimeError("the subject was prepared in a `with` block that has ended: its model is no longer frozen")
         everything = rows is None
         rows = torch.arange(len(subject.y), device=subject.x.device) if rows is None else rows
         ids = rows.cpu() if ids is None else ids.cpu()

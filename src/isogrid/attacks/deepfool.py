@@ -66,7 +66,7 @@ def _walk(
         gaps = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
         gaps = torch.maximum(gaps, ROUNDING * torch.finfo(gaps.dtype).eps * logits.abs().amax(1, keepdim=True))
         flat = here.flatten(1)
-        normal, gap = next(gradients).flatten(1), gaps[:, 0].clone()
+        normal, gap = next(gradients).flatten(1).clone(), gaps[:, 0].clone()
         nearest = _distance(flat, normal, gap, domain)
         for gradient, short in zip(gradients, gaps.unbind(1)[1:], strict=True):
             w = gradient.flatten(1)

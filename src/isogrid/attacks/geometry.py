@@ -37,7 +37,8 @@ def slope(x: Tensor, w: Tensor, domain: Domain) -> Tensor:
 def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain) -> Tensor:
     r"""argmin ||z - x||_2 subject to <w, z - x> >= gain, z in the domain: row by row, [B, n] -> [B, n].
 
-    `x` inside the domain; `gain` [B]: where it is not positive, z = x. Free: z = x + gain / ||w||^2 w. Boxed: z = clip(x + t w), with
+    `x` inside the domain; `gain` [B]. Free: z = x + gain / ||w||^2 w, backwards where the gain is negative (the point of the plane that
+    is closest to x). Boxed: z = x where the gain is not positive, else z = clip(x + t w), with
     the root t found to a share of TOLERANCE (`projections`). Where no point of the box gains that much, z is the vertex that gains
     most; where w is 0, z = x.
 
@@ -45,7 +46,7 @@ def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain) -> Tensor:
     >>> reach(x, w, torch.tensor([0.4]), Domain()).tolist()  # the second element meets its face: the first makes up for it
     [[0.800000011920929, 1.0]]
     """
-    return Planes.of(w, L2, domain).nearest(x, gain.clamp_min(0), TOLERANCE)
+    return Planes.of(w, L2, domain).nearest(x, gain if domain.name == "free" else gain.clamp_min(0), TOLERANCE)
 
 
 def shrink(problem: Problem, x_adv: Tensor, rows: Tensor, near: Tensor, far: Tensor, queries: int = 6) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ activations of one forward pass, in the model's precision, within BATCH_BYTES, b
 the model and the shape of the input only, never on free memory or on the number of samples."""
 MAX_ROWS = 1024
 AGREE = 1e-4
-"""Two orders of summation give logits that differ by less than this share; a model whose logits differ by more is left alone."""
+"""Two orders of summation give logits that differ by less than this share of the largest; a model that differs by more is left alone."""
 
 
 @contextlib.contextmanager
@@ -39,11 +39,21 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+def _both_passes(function: Model, x: Tensor) -> Tensor:
+    """Logits, after a backward pass to the input where there is one."""
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        z = function(leaf)
+    if z.requires_grad:
+        torch.autograd.grad(z.sum(), leaf, allow_unused=True)
+    return z.detach()
+
+
 class Layout:
     """The convolutions' weights in channels_last while an attack searches: up to 1.7 times as fast on a CPU, pooling above all.
 
     Inside `with layout:` each such parameter holds a copy in that order; outside, and if anything is raised, its very own memory.
-    A forward pass decides once whether the model can do it: one that calls `view` on its feature maps cannot, and stays as it is. The
+    One forward and one backward pass decide whether the model can do it: where `view` is called on feature maps, it stays as it is. The
     driver's clean and verifying passes use the model's own order.
     """
 
@@ -52,19 +62,18 @@ class Layout:
         weights = [p for p in model.parameters() if p.dim() == 4 and p.device.type == x.device.type == "cpu" and type(p.data) is Tensor]
         copies = [(p, p.data, p.data.clone(memory_format=torch.channels_last)) for p in weights]
         self._swaps: list[tuple[nn.Parameter, Tensor, Tensor]] = [swap for swap in copies if swap[1].stride() != swap[2].stride()]
-        if self._swaps and not self._same(function, x[: min(len(x), 8)]):
+        if self._swaps and not self._same(function, x[:8] if len(x) > 1 else x.expand(2, *x.shape[1:])):
             self._swaps = []
 
     def _same(self, function: Model, probe: Tensor) -> bool:
-        """Whether the logits agree, up to rounding; False where the forward pass raises."""
-        with torch.no_grad():
-            expected = function(probe)
-            try:
-                with self:
-                    got = function(probe)
-            except Exception:  # a forward that cannot do it may raise whatever it likes
-                return False
-        return bool(((got - expected).abs().amax() <= AGREE * (1 + expected.abs().amax())).item())
+        """Whether the logits agree, up to rounding; False where a forward or backward pass raises."""
+        try:
+            expected = _both_passes(function, probe)
+            with self:
+                got = _both_passes(function, probe)
+        except Exception:  # what a user's passes raise in the other order, or what a backward raises in any
+            return False
+        return bool(((got - expected).abs().amax() <= AGREE * expected.abs().amax()).item())
 
     def __enter__(self) -> None:
         for parameter, _, fast in self._swaps:
@@ -164,6 +173,7 @@ class Subject:
     box: tuple[float, float]
     clean: Tensor
     activations: int
+    closed: list[bool] = field(default_factory=list)
 
     def room(self, state_copies: int) -> int:
         """The rows that the batch rule allows at once."""
@@ -172,7 +182,7 @@ class Subject:
 
 @contextlib.contextmanager
 def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -> Iterator[Subject]:
-    """The model frozen inside; attacks share its checks and its clean pass.
+    """The model frozen inside, and the subject of no use outside; attacks share its checks and its clean pass.
 
     Raises InputError for unusable samples and ModelError where the model is no classifier on them.
     """
@@ -183,4 +193,8 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
         with torch.no_grad():
             clean = torch.cat([function(part).argmax(1) for part in torch.split(x, _rows(x, activations, 1))])
         layout = Layout(model, function, x)
-        yield Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations)
+        subject = Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations)
+        try:
+            yield subject
+        finally:
+            subject.closed.append(True)

@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _fail(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
+    if engine := sys.modules.get("isogrid.engines.local"):
+        engine.abandon()
     sys.exit(2)
 
 

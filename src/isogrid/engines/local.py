@@ -1,7 +1,9 @@
 """The local engine: worker processes on this machine. A worker that dies takes nothing with it but its task's unfinished work.
 
-Workers are forked from one small server process that has imported the modules of the tasks and started no thread (Python's own default
-since 3.14): hundreds of megabytes of libraries are read once and shared, and a worker starts in a tenth of a second instead of three.
+Workers are forked from one server process that has imported this package's part of the tasks and run nothing (Python's own default since
+3.14; libraries that started threads of their own there, OpenBLAS and jemalloc, look after forks): hundreds of megabytes of libraries are
+read once and shared, and a worker starts in a tenth of a second instead of three. A worker has the environment variables of the moment it
+was hired; what a library reads from them while it is loaded was read when the server started.
 """
 
 from __future__ import annotations
@@ -31,6 +33,14 @@ def warm_up(modules: Iterable[str]) -> None:
     forkserver.ensure_running()
 
 
+def abandon() -> None:
+    """End the server at once, in the middle of its imports even: nothing will be run, and it holds this process's output open."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def run(tasks: Iterable[Task], *, workers: int = 1, on_event: OnEvent = lambda event: None) -> list[Event]:
     """Run a graph of tasks in `workers` processes and return the failures, in the order of the tasks.
 
@@ -41,7 +51,8 @@ def run(tasks: Iterable[Task], *, workers: int = 1, on_event: OnEvent = lambda e
     graph = _Graph(list(tasks))
     crew: list[_Worker] = []
     context = multiprocessing.get_context("forkserver")
-    warm_up(dict.fromkeys(task.function.__module__ for task in graph.tasks))
+    modules = dict.fromkeys(task.function.__module__ for task in graph.tasks)
+    warm_up(module for module in modules if module.split(".")[0] == __name__.split(".")[0])  # others may be edited, or fail there
     failures: dict[str, Event] = {}
     deaths: dict[str, int] = {}
 
@@ -175,16 +186,18 @@ def _idle(crew: list[_Worker], context: ForkServerContext, wanted: int) -> list[
     """Workers without a task, after hiring up to `wanted` in all."""
     while len(crew) < wanted:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
         process.start()
         theirs.close()
         crew.append(_Worker(process, ours))
     return [worker for worker in crew if worker.task is None]
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, environment: dict[str, str]) -> None:
     """A worker's life: receive a task, run it, answer with the reason of its failure and its traceback; end with the study's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch  # not needed to start and watch workers, and slow
 

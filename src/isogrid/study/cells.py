@@ -130,7 +130,7 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
         "constant": constant,
         "collapsed": constant or not bool(live.all()),
         "probabilities": seen.probabilities,
-        "repeat_difference": seen.repeat_difference,
+        "repeat_difference": seen.repeat_difference if math.isfinite(seen.repeat_difference or 0.0) else None,
     }
 
 
