@@ -136,7 +136,8 @@ def publish(lines: list[list[str]], notes: list[str], pairs: int) -> None:
         f"{harness.machine()}. Box [0, 1]. CPU seconds of one run; the time ratio against the fastest correct peer is the median of "
         f"{pairs} interleaved pairs with a >= 95 % interval, and the target wants its upper end and the ratio of mean "
         "distances (over samples that both break). isogrid's time includes its verification. "
-        "DeepFool's `parts` and C&W's stopping constants were chosen on samples and networks of this very table (see the held-out section)."
+        "DeepFool's `parts` and C&W's stopping constants were chosen on samples and networks of this very table "
+        "(`--held-out` measures C&W elsewhere)."
     )
     harness.write_section("Minimum-norm attacks", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
 
