@@ -26,9 +26,11 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Other attack libraries, for benchmarks and for the tests of the recipes: without their dependencies, which would replace torch.
+# Other attack libraries, for benchmarks and for the tests of the recipes: with only those of their dependencies that their imports need,
+# for the rest would replace torch.
 peers: $(STAMP)
-	$(BIN)/python -m pip install --quiet --no-deps adv-lib torchattacks adversarial-robustness-toolbox pyautoattack visdom tqdm
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps \
+		adv-lib torchattacks adversarial-robustness-toolbox pyautoattack visdom websocket-client tqdm six
 
 bench: peers
 	$(BIN)/python benchmarks/attacks.py
