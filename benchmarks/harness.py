@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -263,7 +264,9 @@ def write_section(title: str, body: str) -> None:
     RESULTS.write_text(text, encoding="utf-8")
 
 
-def machine() -> str:
-    """One line on what this ran on."""
+def machine(threads: str = "one thread") -> str:
+    """One line on what this ran on, and on which source."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
-    return f"{names[0] if names else 'CPU'}, one thread, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    commit = f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
+    return f"{names[0] if names else 'CPU'}, {threads}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}{commit}"

@@ -197,8 +197,8 @@ def publish(
     kind = "95 % interval" if enough else "range"
     verdict = f"target {TARGET}: {'met' if high <= TARGET else 'MISSED'}"
     body = (
-        f"LeNet-300-100, {rounds} rounds, one seed, 1,000 digits, two cores; {len(ratios)} pairs of whole processes, wall time. C&W 5 x 60 "
-        "on both sides, isogrid's with its own first constant.\n\n"
+        f"LeNet-300-100, {rounds} rounds, one seed, 1,000 digits; {len(ratios)} pairs of whole processes, wall time. C&W 5 x 60 "
+        f"on both sides, isogrid's with its own first constant. {harness.machine('two cores')}.\n\n"
         f"Ratio isogrid / composed: **{np.median(ratios):.3f}** ({kind} {low:.3f} to {high:.3f}; {verdict}). "
         "Means over the levels:\n\n"
         + harness.table(["", "time", *LABELS], lines)
