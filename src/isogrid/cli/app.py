@@ -96,7 +96,7 @@ def run(
     from isogrid.engines import local
 
     if not dry_run:  # workers' libraries and this process's own load side by side
-        local.warm_up(["isogrid.study.cells", "torch._dynamo"])  # the latter is imported by the first step of any optimizer
+        local.warm_up(["isogrid.study.cells"])
     from isogrid.cli.flags import specification
     from isogrid.cli.running import carry_out
 

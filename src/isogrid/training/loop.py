@@ -11,12 +11,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.random import generator
 from isogrid.sparsity import Masks, enforce
 from isogrid.training.objectives import OBJECTIVES
+from isogrid.training.optimizers import FusedSGD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,9 @@ class OptimizerConfig:
                 raise InputError(f"optimizer.{field}", value, accepted)
 
     def build(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """The optimizer, with torch's fused step: one pass over the memory per step."""
+        """The optimizer, with a fused step: one pass over the memory per step."""
         if self.name == "sgd":
-            return SGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True)
+            return FusedSGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay)
         kind = Adam if self.name == "adam" else AdamW
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
@@ -147,7 +148,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = config.optimizer.lr * rate_at((epoch * steps + step) / total)
                 optimizer.zero_grad(set_to_none=True)
-                loss = loss_of(model, x[rows], y[rows])
+                loss = loss_of(model, x.index_select(0, rows), y.index_select(0, rows))
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 running += loss.detach() * len(rows)
