@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -238,3 +239,15 @@ def test_terminal_says_frontier_claims_and_recommendation_within_its_width(study
     for words in ("linear", "91.2 %", "█", "✕ contradicted", "no control", "Recommendation", "x collapsed"):
         assert words in text
     assert "undecided" in text
+
+
+def test_two_processes_draw_the_same_bytes_as_one(study):
+    def contents():
+        return {path.name: path.read_bytes() for path in [study / "report.html", *sorted((study / "figures").iterdir())]}
+
+    build_report(study)
+    alone = contents()
+    shutil.rmtree(study / "figures")
+    build_report(study, workers=2)
+    assert contents() == alone
+    assert any("gallery" in name for name in alone)

@@ -47,7 +47,7 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         run_study(spec, out, workers=count, on_event=bar.event, planned=study)
     from isogrid.report import build_report, print_summary
 
-    page = build_report(out)
+    page = build_report(out, workers=count)
     summary = read_json(out / "summary.json")
     if as_json:
         print(json.dumps(summary, indent=1))

@@ -14,8 +14,8 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from isogrid.report.style import INK, MUTED, Drawing, finish, new_figure, slugify
-from isogrid.report.tables import Study
+from isogrid.report.style import INK, MUTED, Drawing, drawing_style, finish, new_figure, slugify
+from isogrid.report.tables import Study, read_study
 from isogrid.report.words import attack_label, norm_label, number, percent
 
 MAX_SAMPLES, MAX_LEVELS = 6, 6
@@ -62,6 +62,11 @@ class Gallery:
         """The attack in words."""
         budget = self.attack.split("@", 1)
         return attack_label(self.attack) + (f", ε = {budget[1]}" if len(budget) == 2 else "")
+
+    @property
+    def slug(self) -> str:
+        """The name of its files."""
+        return slugify(self.model, "gallery", self.attack)
 
 
 def picture(sample: np.ndarray) -> np.ndarray:
@@ -179,14 +184,18 @@ def draw(gallery: Gallery, folder: Path | None) -> Drawing:
     """The gallery as a figure for `figures/`: a clean row, then adversarial example and perturbation of each sample per level."""
     columns, lines = 2 * len(gallery.clean), 1 + len(gallery.rows)
     figure = new_figure(0.9 + 0.75 * columns, 0.1 + 0.95 * lines)
-    axes = figure.subplots()
-    axes.set(xlim=(-0.75, columns), ylim=(lines * 1.25, -0.25), aspect="equal")
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.axis("off")
+    height, width = gallery.clean[0][1].shape[:2]
+    across, down = round(width / 0.9), round(height / 0.9)  # pixels to one unit of the axes
+    # all pictures on one canvas with see-through gaps: matplotlib spends a millisecond on an image, however small
+    canvas = np.zeros((math.ceil(lines * 1.25 * down), (columns + 1) * across, 4), dtype=np.uint8)
 
     def put(image: np.ndarray, column: int, line: int, text: str, colour: str) -> None:
-        x, y = column + 0.08 * (column % 2 == 0), line * 1.25
-        axes.imshow(image, extent=(x, x + 0.9, y + 0.9, y), interpolation="none", zorder=2)
-        axes.text(x + 0.45, y - 0.04, text, ha="center", va="bottom", fontsize=6, color=colour)
+        left, top = round((column + 0.08 * (column % 2 == 0)) * across), round(line * 1.25 * down)
+        canvas[top : top + height, left : left + width] = np.dstack([image, np.full((height, width), 255, np.uint8)])
+        axes.text((left + width / 2) / across, top / down - 0.04, text, ha="center", va="bottom", fontsize=6, color=colour)
 
     for k, (label, image) in enumerate(gallery.clean):
         put(image, 2 * k, 0, f"class {label}", INK)
@@ -197,6 +206,14 @@ def draw(gallery: Gallery, folder: Path | None) -> Drawing:
             tone = INK if cell.broken else MUTED
             put(cell.adversarial, 2 * k, line, cell.verdict, tone)
             put(cell.perturbation, 2 * k + 1, line, cell.note.replace("wrong without attack", "already wrong"), tone)
-    axes.set(xlim=(-0.75, columns), ylim=(lines * 1.25 - 0.3, -0.25))
+    axes.imshow(canvas, extent=(0, canvas.shape[1] / across, canvas.shape[0] / down, 0), interpolation="none")
+    axes.set(xlim=(-0.85, columns), ylim=(lines * 1.25 - 0.3, -0.25), aspect="equal")
     title = f"Adversarial examples of {gallery.model}: {gallery.title}"
-    return finish(figure, folder, slug=slugify(gallery.model, "gallery", gallery.attack), title=title, alt=title, caption="", wide=True)
+    return finish(figure, folder, slug=gallery.slug, title=title, alt=title, caption="", wide=True)
+
+
+def draw_all(study: Path, folder: Path) -> None:
+    """Draw every gallery of a study into `folder`; what a process of its own needs to be told."""
+    with drawing_style():
+        for one in galleries(read_study(study)):
+            draw(one, folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,18 +72,18 @@ class Numbering:
         return Figure(number=self.count, drawing=drawing)
 
 
-def build_report(folder: Path) -> Path:
+def build_report(folder: Path, *, workers: int = 1) -> Path:
     """Write report.html and figures/*.svg, *.png into a study folder, from its stored tables; returns the page's path.
 
-    Equal tables give equal bytes. Parts that the study lacks (twin, gallery, claims, ...) are named as missing, not hidden.
-    Raises InputError where the folder holds no study.
+    Equal tables give equal bytes, in one process or two (`workers` above 1: another draws the galleries, half of the work). Parts that
+    the study lacks (twin, gallery, claims, ...) are named as missing, not hidden. Raises InputError where the folder holds no study.
     """
     study = read_study(Path(folder))
     out = study.folder / "figures"
     before = {path for kind in ("*.svg", "*.png") for path in out.glob(kind)} if out.is_dir() else set()
     numbers = Numbering()
     pictures = gallery.galleries(study)
-    with drawing_style():
+    with _galleries_drawn(study, out, workers), drawing_style():
         parts = [_model(study, model, out, numbers, [one for one in pictures if one.model == model]) for model in study.models]
     written = {out / f"{slug}.{kind}" for part in parts for slug in _slugs(part) for kind in ("svg", "png")}
     for path in before - written:  # figures of an earlier report that no longer exist must not be cited as this study's
@@ -88,6 +91,19 @@ def build_report(folder: Path) -> Path:
     page = study.folder / "report.html"
     write_text(page, render("page.html.j2", **_context(study, parts)))
     return page
+
+
+@contextlib.contextmanager
+def _galleries_drawn(study: Study, out: Path, workers: int) -> Iterator[None]:
+    """The galleries' files are there on exit."""
+    if workers == 1:
+        gallery.draw_all(study.folder, out)
+        yield
+        return
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        drawn = pool.submit(gallery.draw_all, study.folder, out)
+        yield
+        drawn.result()
 
 
 def render(template: str, **context: Any) -> str:
@@ -161,7 +177,7 @@ def _model(study: Study, model: str, out: Path, numbers: Numbering, pictures: li
         claims=tuple(claim for claim in claims(study, model) if claim.verdict != "not applicable"),
         blocks=tuple(_blocks(study, model, slug, out, numbers)),
         frontier=frontier(study, model, marks(found)),
-        galleries=tuple(_gallery(one, out) for one in pictures),
+        galleries=tuple(_gallery(one) for one in pictures),
     )
 
 
@@ -182,7 +198,7 @@ def _blocks(study: Study, model: str, slug: str, out: Path, numbers: Numbering) 
     yield from block("transfer", "Transfer between levels", maps)
 
 
-def _gallery(one: gallery.Gallery, out: Path) -> dict[str, Any]:
+def _gallery(one: gallery.Gallery) -> dict[str, Any]:
     rows = [
         {
             "label": row.label,
@@ -200,4 +216,4 @@ def _gallery(one: gallery.Gallery, out: Path) -> dict[str, Any]:
         for row in one.rows
     ]
     clean = [(label, gallery.data_uri(image)) for label, image in one.clean]
-    return {"title": one.title, "clean": clean, "rows": rows, "full": number(one.full), "slug": gallery.draw(one, out).slug}
+    return {"title": one.title, "clean": clean, "rows": rows, "full": number(one.full), "slug": one.slug}

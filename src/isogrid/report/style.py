@@ -134,7 +134,7 @@ def finish(figure: Figure, folder: Path | None, *, slug: str, title: str, alt: s
         write_text(folder / f"{slug}.svg", svg)
         with replacing(folder / f"{slug}.png") as path:
             figure.set_dpi(200)
-            FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
+            FigureCanvasAgg(figure).print_png(path, metadata={"Software": None}, pil_kwargs={"compress_level": 2})  # type: ignore[no-untyped-call]
     return Drawing(slug=slug, title=title, alt=alt, caption=caption, svg=svg, wide=wide)
 
 
