@@ -104,3 +104,22 @@ def test_a_tie_that_the_driver_counts_as_misclassified_is_a_success(attack):
     found = attack(Dead(), x, y)
     assert found.success.all()
     assert (found.distance <= 1.02 * exact).all()
+
+
+class Plateau(nn.Module):
+    """Class 1 where the mean of x exceeds 0.3; below 0.25 no gradient: the first success is a random point of the box, far too far."""
+
+    def forward(self, x):
+        rise = torch.relu(x.mean(1) - 0.25) * 20 - 1
+        return torch.stack([-rise, rise], 1)
+
+
+@pytest.mark.parametrize("make", ATTACKS)
+def test_a_first_success_far_beyond_the_boundary_comes_all_the_way_back(make):
+    # with a radius that shrank by the same few per cent a step, 100 steps did not reach the boundary in l_inf
+    x, y = torch.full((4, 50), 0.1), torch.zeros(4, dtype=torch.long)
+    out = make()(Plateau(), x, y)
+    optimum = 0.2 * make().threat.size(torch.ones(1, 50)).item()
+    assert bool((out.distance >= optimum * (1 - 1e-5)).all())
+    assert bool((out.distance <= optimum * 1.001).all())
+    assert out.backwards.double().mean() < 60

@@ -1,9 +1,8 @@
 """The loop that DDN and FMN share: gradient steps of annealed length around a radius that closes in on the decision boundary.
 
 Each attack brings two rules: how the radius of a row follows its verdicts, and how a perturbation is placed on (or inside) the ball.
-Here are the step lengths, the record of the closest adversarial point, and the moment at which a row leaves: `CONVERGING` repeats short
-cycles per row, each from the best point of the cycle before, until one cycle gains less than a tolerance; `fixed` spends all steps
-on every row, as the two papers do. What does not belong here: a rule that only one attack has.
+Here are the steps, the record of the closest adversarial point, and the moment at which a row leaves. What does not belong here:
+schedules (`schedules`), a rule that only one attack has.
 """
 
 from __future__ import annotations
@@ -18,20 +17,22 @@ from torch import Tensor
 from isogrid.attacks.base import Domain, Loss, Problem, margin
 from isogrid.attacks.geometry import shrink
 from isogrid.attacks.losses import log_odds_slope
+from isogrid.attacks.schedules import Plan
 from isogrid.core.norms import L2, rows as per_row
 
-FIRST_GROWTH, GROWTH, GROWTH_CAP = 0.05, 1.3, 1.0
-"""Before the first success a radius grows by FIRST_GROWTH, a share that multiplies by GROWTH at each failure, up to doubling."""
+FIRST_GROWTH, GROWTH, GROWTH_CAP = 0.05, 1.1, 1.0
+"""Before the first success a radius grows by FIRST_GROWTH, a share that multiplies by GROWTH at each failure, up to doubling. At 1.3 the
+radius outran the search for a direction: on a ResNet, l_inf distances ended 17 % longer."""
 COMPACT = 1 / 16
 """Rows that have left are dropped from memory once they are this share of the batch."""
 NO_GRADIENT_RADIUS = 0.02
 """Where the gradient is exactly zero, the radius starts at that of a move by this much in every element."""
+STREAK, STREAK_CAP = 1.5, 0.3
+"""A radius shrinks by a share that multiplies by STREAK at each further success in a row: a first success far beyond the boundary (four
+times too far in l_inf on one ResNet digit in ten) would otherwise use up all steps on the way back."""
 SHORTER = 0.93
 """Before the first success the step's share of the radius multiplies by this at each failure: a radius that has grown to the box's own
 size would otherwise send every step to one of its corners."""
-STUCK, STUCK_SHARE = 5, 0.25
-"""Steps after which a row without a success is steered along the faces of the box: so many, or this share of a fixed number (its
-radius grows by a few per cent a step only, and has not arrived much earlier)."""
 RESTART, AGAIN = 20, 10
 """A row without a success after RESTART steps goes on from a random point of the box, and after every AGAIN steps more from another one:
 growth alone finds nothing where the gradient is zero, or points along a ray that never leaves the class."""
@@ -44,49 +45,12 @@ _TINY, _FLAT = 1e-30, 1e-18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Cosine schedules of one cycle: (first cycle, later cycles) of lengths, of the step's start, of the radius factor gamma's start.
-
-    A row's clock starts with its first success where `relative`, and so do its steps count in units of the radius; otherwise both are
-    those of the papers: absolute lengths, the clock from the first step on. later length 0: a single cycle.
-    """
-
-    length: tuple[int, int]
-    step: tuple[float, float]
-    last_step: float
-    gamma: tuple[float, float]
-    last_gamma: float
-    stuck: int
-    relative: bool
-
-    def at(self, cycle: Tensor, clock: Tensor, step: int) -> tuple[Tensor | float, Tensor | float]:
-        """(step length, gamma) of each row, or of all rows alike where the clock is the same for all."""
-        if not self.relative:
-            share = (1 + math.cos(math.pi * step / self.length[0])) / 2
-            return self.last_step + (self.step[0] - self.last_step) * share, self.last_gamma + (self.gamma[0] - self.last_gamma) * share
-        first = cycle == 0
-        shares = (1 + torch.cos(math.pi * clock / torch.where(first, self.length[0], self.length[1]))) / 2
-        length = self.last_step + (torch.where(first, self.step[0], self.step[1]) - self.last_step) * shares
-        return length, self.last_gamma + (torch.where(first, self.gamma[0], self.gamma[1]) - self.last_gamma) * shares
-
-
-CONVERGING = Plan(length=(15, 10), step=(1.0, 0.3), last_step=0.02, gamma=(0.05, 0.02), last_gamma=0.001, stuck=STUCK, relative=True)
-"""Measured on LeNet and LeNet-300-100: 30 gradients a row reach the mean distance of DDN-300, and longer cycles gain 0.1 % at most."""
-
-
-def fixed(steps: int, gamma: float, last_gamma: float) -> Plan:
-    """One cycle of `steps` on every row: step lengths from 1 to 0.01 in the units of x, as published for DDN and FMN."""
-    stuck = max(STUCK, int(STUCK_SHARE * steps))
-    gammas = (gamma, 0.0)
-    return Plan(length=(steps, 0), step=(1.0, 0.0), last_step=0.01, gamma=gammas, last_gamma=last_gamma, stuck=stuck, relative=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdicts:
     """What a radius rule sees of the active rows, [b] each.
 
     radius: so far; size: of this perturbation; best: the closest success so far (inf: none); adversarial: this point is; margin: of
-    the logits that the loss sees; steepness: the dual norm of its gradient; gamma: by the schedule; failures: steps without a success.
+    the logits that the loss sees; steepness: the dual norm of its gradient; gamma: by the schedule; failures: steps without a success;
+    streak: successes in a row, this one included.
     """
 
     radius: Tensor
@@ -97,6 +61,12 @@ class Verdicts:
     steepness: Tensor
     gamma: Tensor | float
     failures: Tensor
+    streak: Tensor
+
+    @property
+    def shrinkage(self) -> Tensor:
+        """The share by which the radius of a row that is adversarial shrinks."""
+        return (self.gamma * STREAK ** (self.streak - 1)).clamp(max=STREAK_CAP)
 
     @property
     def found(self) -> Tensor:
@@ -132,6 +102,7 @@ class _Active:
     cycle: Tensor
     clock: Tensor
     failures: Tensor
+    streak: Tensor
     before: Tensor
     at_work: Tensor
 
@@ -150,6 +121,7 @@ class _Active:
             cycle=none.clone(),
             clock=none.clone(),
             failures=none.clone(),
+            streak=none.clone(),
             before=torch.full_like(none, math.inf),
             at_work=torch.ones_like(none, dtype=torch.bool),
         )
@@ -220,13 +192,15 @@ def anneal(
     """Candidates [B, *S]: the closest adversarial point of each row, or its clean sample where none was met.
 
     `steps`: at most that many gradients a row. `tolerance`: a row leaves once a cycle shortened its distance by a smaller share.
-    `sharpness`: the clean margin that logits are scaled to in the loss (None: the logits as they are). `start`: the first radius (None:
-    the distance to the boundary as linearised at x).
+    `sharpness`: the clean margin that logits are scaled to in the loss, times `Plan.focus` (None: the logits as they are). `start`: the
+    first radius (None: the distance to the boundary as linearised at x).
     """
     live, record = _Active.all(problem, start), _Record.empty(problem.x.flatten(1))
     for step in range(steps):
         rows = live.index(problem)
         y, scale = (problem.y, record.scale) if rows is None else (problem.y[rows], record.scale[rows])
+        if sharpness is not None:
+            scale = scale * plan.focus(live.cycle, live.clock, step)
         point = live.point.view(-1, *problem.x.shape[1:])
         last = step == steps - 1
         if step == 0:
@@ -247,6 +221,7 @@ def anneal(
             break
         gradient = gradient.flatten(1)
         length, gamma = plan.at(live.cycle, live.clock, step)
+        live.streak = (live.streak + 1 if plan.relative else 1) * adversarial
         seen = Verdicts(
             radius=live.radius,
             size=size,
@@ -256,6 +231,7 @@ def anneal(
             steepness=problem.norm.dual_size(gradient),
             gamma=gamma,
             failures=live.failures,
+            streak=live.streak,
         )
         if plan.relative:
             length = length * torch.where(seen.found, 1.0, SHORTER**live.failures)
@@ -364,6 +340,6 @@ def _turn(plan: Plan, live: _Active, found: Tensor, record: _Record, tolerance: 
     live.before[ended], live.radius[ended] = size, size
     live.point[ended] = live.x[ended] + record.delta[live.rows[ended]]
     live.cycle[ended] += 1
-    live.clock[ended] = 0
+    live.clock[ended] = live.streak[ended] = 0
     live.drop_finished()
     return bool(live.at_work.any())

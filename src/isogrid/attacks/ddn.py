@@ -8,8 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.annealed import CONVERGING, Verdicts, anneal, fixed
+from isogrid.attacks.annealed import Verdicts, anneal
 from isogrid.attacks.base import Attack, Domain, Problem, require
+from isogrid.attacks.schedules import CONVERGING, fixed
 from isogrid.core.norms import L2, Norm
 
 
@@ -31,12 +32,12 @@ class DDN(Attack):
 
     delta <- r (delta + a g / ||g||) / ||.||, clipped to the domain, with r <- r (1 - gamma) where x + delta is adversarial and
     r (1 + gamma) where not; unquantised. g is the gradient of the cross-entropy in its log-odds form, of logits scaled to a clean margin of
-    `sharpness` (None: as they are), so that the result does not depend on the logits' unit.
+    `sharpness`, times 0.35 at first and 2 in the end (None: as they are), so that the result does not depend on the logits' unit.
 
     With `converge` (the default) each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
-    runs annealed cycles until one shortens its distance by less than the share `tolerance`, and is shrunk onto the boundary along its
-    segment; `steps` is only the limit. Without it all rows spend `steps` passes from `init_norm` on, as published
-    (the last one forward only, since no step follows it).
+    shrinks it ever faster while successes follow each other, runs annealed cycles until one shortens its distance by less than the share
+    `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit. Without it all rows spend `steps` passes
+    from `init_norm` on, as published (the last one forward only, since no step follows it).
     Raises InputError for parameters out of range. Source: Rony et al. 2019 (arXiv 1811.09600), Algorithm 1, without quantisation.
     Pitfall: with few fixed steps, init_norm * (1 + gamma)^steps limits the radius, and samples that are farther away stay unbroken.
 
@@ -89,4 +90,4 @@ class DDN(Attack):
         if not self.converge:
             return seen.radius * torch.where(seen.adversarial, 1 - self.gamma, 1 + self.gamma)
         outside = seen.radius * (1 + torch.where(seen.found, seen.gamma, seen.growth))
-        return torch.where(seen.adversarial, torch.minimum(seen.radius, seen.best) * (1 - seen.gamma), outside)
+        return torch.where(seen.adversarial, torch.minimum(seen.radius, seen.best) * (1 - seen.shrinkage), outside)

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.annealed import CONVERGING, PlaceRule, Verdicts, anneal, fixed
+from isogrid.attacks.annealed import PlaceRule, Verdicts, anneal
 from isogrid.attacks.base import Attack, Domain, Problem, require
+from isogrid.attacks.schedules import CONVERGING, fixed
 from isogrid.core.errors import one_of
 from isogrid.core.norms import NORMS, Norm, norm as norm_of
 
@@ -38,12 +39,14 @@ class FMN(Attack):
 
     Before the first success r = ||delta|| + OVERSHOOT * |f| / ||grad f||_dual; then r (1 - gamma), at most the closest success, where
     adversarial, and r (1 + gamma) where not; delta <- projection onto the ball of (delta + a d), clipped to the domain. d is g / ||g||_2
-    (for l_inf: sign(g) with `converge`), g the gradient of the log-odds of logits scaled to a clean margin of `sharpness` (None: as they
-    are). The published margin loss follows one rival class at a time and ended 1.5 to 2.5 % farther away: a large `sharpness` is that.
+    (for l_inf: sign(g) with `converge`), g the gradient of the log-odds of logits scaled to a clean margin of `sharpness`, times 0.35 at
+    first and 2 in the end (None: as they are). The published margin loss follows one rival class at a time and ended 1.5 to 2.5 % farther
+    away: a large `sharpness` is that.
 
-    With `converge` (the default) each row runs annealed cycles until one shortens its distance by less than the share `tolerance`, and is
-    shrunk onto the boundary along its segment; `steps` is only the limit. Without it all rows spend `steps` passes, step lengths from
-    1 to 0.01 and gamma from 0.05 to 0.001, as published. Raises InputError for parameters out of range.
+    With `converge` (the default) gamma grows by half with each further success in a row, and each row runs annealed cycles until one
+    shortens its distance by less than the share `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit.
+    Without it all rows spend `steps` passes, step lengths from 1 to 0.01 and gamma from 0.05 to 0.001, as published.
+    Raises InputError for parameters out of range.
     Source: Pintor et al. 2021 (arXiv 2102.12827), Algorithm 1. Pitfalls of ports: rescaling to the sphere where the ball is meant, and a
     radius that creeps towards the boundary without end (OVERSHOOT and an ever faster growth prevent that).
 
@@ -94,4 +97,4 @@ class FMN(Attack):
 def _radius(seen: Verdicts) -> Tensor:
     searching = torch.maximum(seen.size + OVERSHOOT * seen.gap, seen.radius * (1 + seen.growth))
     outside = torch.where(seen.found, seen.radius * (1 + seen.gamma), searching)
-    return torch.where(seen.adversarial, torch.minimum(seen.radius * (1 - seen.gamma), seen.best), outside)
+    return torch.where(seen.adversarial, torch.minimum(seen.radius * (1 - seen.shrinkage), seen.best), outside)
