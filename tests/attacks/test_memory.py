@@ -1,4 +1,4 @@
-"""The batch rule bounds memory: 10,000 samples of the largest network here (1,100 for HopSkipJump) stay within 4 GiB, whatever the attack."""
+"""The batch rule bounds memory: 10,000 samples of the largest network here (HopSkipJump: 1,100) stay within 4 GiB, whatever the attack."""
 
 from __future__ import annotations
 
