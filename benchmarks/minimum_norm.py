@@ -119,7 +119,7 @@ def compare(row: Row, network: str, model: nn.Module, pairs: int, skip: tuple[st
     return lines, notes
 
 
-def publish(lines: list[list[str]], notes: list[str], pairs: int) -> None:
+def publish(lines: list[list[str]], notes: list[str], pairs: int, part: str) -> None:
     """Write the section from the lines measured so far."""
     header = [
         "network",
@@ -139,7 +139,7 @@ def publish(lines: list[list[str]], notes: list[str], pairs: int) -> None:
         "DeepFool's `parts` and C&W's stopping constants were chosen on samples and networks of this very table "
         "(`--held-out` measures C&W elsewhere)."
     )
-    harness.write_section("Minimum-norm attacks", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
+    harness.write_section(f"Minimum-norm attacks{part}", "\n\n".join([text, harness.table(header, lines), *sorted(set(notes))]))
 
 
 def held_out(pairs: int, samples: int = 256) -> None:
@@ -200,7 +200,8 @@ def main() -> None:
             more, said = compare(ROWS[name], network, model, chosen.pairs, SLOW_PEERS if chosen.fast else ())
             lines, notes = lines + more, notes + said
             print("\n".join(" | ".join(line) for line in more), flush=True)
-        publish(lines, notes, chosen.pairs)
+        part = "" if chosen.networks == parser.get_default("networks") else f": {chosen.networks}"
+        publish(lines, notes, chosen.pairs, part)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import nn
 
 from isogrid.attacks.base import Domain
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
-from isogrid.attacks.geometry import reach, slope
+from isogrid.attacks.geometry import limits, reach, slope
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -114,8 +114,8 @@ def test_reach_is_the_shortest_boxed_move() -> None:
 def test_slope_counts_only_the_elements_that_can_move() -> None:
     x = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5]])
     w = torch.tensor([[3.0, -7.0, -4.0, 11.0, -12.0]])  # the second and the fourth are pushed against their faces
-    assert slope(x, w, Domain()).item() == pytest.approx(13.0)
-    assert slope(x, w, Domain(name="free")).item() == pytest.approx(w.norm().item())
+    assert slope(w, limits(x, Domain())).item() == pytest.approx(13.0)
+    assert slope(w, limits(x, Domain(name="free"))).item() == pytest.approx(w.norm().item())
 
 
 def test_tiny_gradients_do_not_underflow() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isogrid.attacks.base import Attack, Domain, Problem, margin, require
 from isogrid.attacks.deepfool import rivals
-from isogrid.attacks.geometry import reach, shrink, slope
+from isogrid.attacks.geometry import limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm, rows as per_row
 
 INSIDE = 1e-3
@@ -268,7 +268,7 @@ def _towards_rival(logits: Tensor, y: Tensor) -> Tensor:
 
 def _critical(gap: Tensor, w: Tensor, x: Tensor, domain: Domain) -> Tensor:
     """The least c [b] with which a linear model of margin `gap` [b] and gradient `w` [b, *S] at `x` is broken: 2 gap / ||w||^2."""
-    steep = slope(x.flatten(1), w.flatten(1), domain)
+    steep = slope(w.flatten(1), limits(x.flatten(1), domain))
     c = 2 * (gap / steep) / steep
     return torch.where(torch.isfinite(c) & (c > 0), c, 1.0)
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Domain, Loss, Problem, margin, require
-from isogrid.attacks.geometry import reach, shrink, slope
+from isogrid.attacks.base import Attack, Loss, Problem, margin, require
+from isogrid.attacks.geometry import limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm
 
 ROUNDING = 4.0
@@ -31,9 +31,9 @@ def _highest(candidates: int | None) -> Loss:
     return lambda logits, y: rivals(logits, y, candidates)
 
 
-def _distance(x: Tensor, w: Tensor, gap: Tensor, domain: Domain) -> Tensor:
+def _distance(w: Tensor, gap: Tensor, within: tuple[Tensor, Tensor] | None) -> Tensor:
     """gap / ||w|| [B], over the elements that can move; inf where nothing can."""
-    steep = slope(x, w, domain)
+    steep = slope(w, within)
     return torch.where(steep > 0, gap / steep, torch.inf)
 
 
@@ -67,10 +67,11 @@ def _walk(
         gaps = torch.maximum(gaps, ROUNDING * torch.finfo(gaps.dtype).eps * logits.abs().amax(1, keepdim=True))
         flat = here.flatten(1)
         normal, gap = next(gradients).flatten(1).clone(), gaps[:, 0].clone()
-        nearest = _distance(flat, normal, gap, domain)
+        within = limits(flat, domain)
+        nearest = _distance(normal, gap, within)
         for gradient, short in zip(gradients, gaps.unbind(1)[1:], strict=True):
             w = gradient.flatten(1)
-            away = _distance(flat, w, short, domain)
+            away = _distance(w, short, within)
             closer = torch.nonzero(away < nearest).squeeze(1)
             for best, value in ((nearest, away), (gap, short), (normal, w)):
                 best.index_copy_(0, closer, value.index_select(0, closer))

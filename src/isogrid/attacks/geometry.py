@@ -18,13 +18,25 @@ SHRINK_TOLERANCE = 1e-4
 SHRINK_LEAN = 0.05
 
 
-def slope(x: Tensor, w: Tensor, domain: Domain) -> Tensor:
-    """||w|| over the elements that can move along w from x: [..., *S] rows flattened to the last dimension -> [...].
+def limits(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor] | None:
+    """What a gradient in x may count for in each element, from the first to the second [*S]: not beyond 0 against a face that x lies on.
+
+    None in the free domain. Floats and products: torch.where and bool masks cost five times as much.
+    """
+    if domain.name == "free":
+        return None
+    most = torch.finfo(x.dtype).max
+    lower = torch.gt(x, domain.low, out=torch.empty_like(x)).mul_(-most)
+    return lower, torch.lt(x, domain.high, out=torch.empty_like(x)).mul_(most)
+
+
+def slope(w: Tensor, within: tuple[Tensor, Tensor] | None) -> Tensor:
+    """||w|| over the elements that can move along w: [..., *S] rows flattened to the last dimension -> [...]; `within` from `limits`.
 
     In a box an element that already lies on the face that it is pushed against does not count: its share of the gradient is no use.
     """
-    if domain.name == "box":  # limits of 0 or infinity: torch.where over [..., *S] costs eight times as much
-        w = w.clamp(torch.where(x > domain.low, -torch.inf, 0), torch.where(x < domain.high, torch.inf, 0))
+    if within is not None:
+        w = w.clamp(*within)
     size: Tensor = torch.linalg.vector_norm(w, dim=-1)
     tiny = size < torch.finfo(size.dtype).tiny ** 0.5 * w.shape[-1]
     if bool(tiny.any()):  # squares rounded to zero: the largest entry is divided out first
