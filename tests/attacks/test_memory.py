@@ -37,12 +37,12 @@ EFFORTS: dict[str, dict[str, float]] = {  # as little of each as still holds in 
     "ddn": {"steps": 2},
     "fmn": {"steps": 2},
     "cw": {"searches": 1, "steps": 2},
-    "apgd-ce": {"eps": 1e-3, "steps": 3},  # a budget so small that hardly a row leaves
-    "apgd-dlr": {"eps": 1e-3, "steps": 3},
-    "apgd-t": {"eps": 1e-3, "steps": 3, "targets": 2},
-    "square": {"eps": 1e-3, "queries": 20},
-    "autoattack": {"eps": 1e-3, "steps": 3, "targets": 2, "queries": 20},
-    "fab": {"steps": 2, "targets": 2},
+    "apgd-ce": {"eps": 1e-3, "steps": 1},  # a budget so small that hardly a row leaves
+    "apgd-dlr": {"eps": 1e-3, "steps": 1},
+    "apgd-t": {"eps": 1e-3, "steps": 1, "targets": 1},
+    "square": {"eps": 1e-3, "queries": 3},
+    "autoattack": {"eps": 1e-3, "steps": 1, "targets": 1, "queries": 3},
+    "fab": {"steps": 1, "targets": 1},
     "hopskipjump": {"queries": 140, "trials": 8, "samples": 1_100},  # a full batch and the start of another: 10,000 take 10 minutes
 }
 
