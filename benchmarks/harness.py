@@ -264,9 +264,15 @@ def write_section(title: str, body: str) -> None:
     RESULTS.write_text(text, encoding="utf-8")
 
 
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    return f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
+
+
+COMMIT = _commit()  # at the start: a checkout may move on while a benchmark runs
+
+
 def machine(threads: str = "one thread") -> str:
     """One line on what this ran on, and on which source."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    commit = f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
-    return f"{names[0] if names else 'CPU'}, {threads}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}{commit}"
+    return f"{names[0] if names else 'CPU'}, {threads}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}{COMMIT}"
