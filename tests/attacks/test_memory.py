@@ -12,7 +12,7 @@ from isogrid.attacks import ATTACKS
 
 LIMIT_GIB = 4.0
 SCRIPT = """
-import dataclasses, json, resource, sys, torch
+import json, resource, sys, torch
 from isogrid.attacks import ATTACKS
 from isogrid.core.random import generator
 from isogrid.models import build

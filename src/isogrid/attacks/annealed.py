@@ -205,7 +205,7 @@ def anneal(
         last = step == steps - 1
         if step == 0:
             logits, gradient = _first_gradient(problem, point, record, sharpness)
-            scale = record.scale
+            scale = record.scale  # the first radius is read off the loss at the sharpness itself
         elif last:
             logits = problem.logits(point, rows)  # nothing would follow a gradient here
         else:
@@ -244,6 +244,11 @@ def anneal(
                 _restart(problem, live, seen.found, step)
             if not _turn(plan, live, seen.found, record, tolerance):
                 break
+    return _candidates(problem, plan, record)
+
+
+def _candidates(problem: Problem, plan: Plan, record: _Record) -> Tensor:
+    """The closest successes as points of the domain, shrunk onto the boundary where the schedule is ours."""
     x_adv = problem.domain.clip(problem.x + record.delta.view_as(problem.x))
     met = torch.nonzero(torch.isfinite(record.size)).squeeze(1)
     if plan.relative and len(met):

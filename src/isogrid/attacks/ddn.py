@@ -32,7 +32,7 @@ class DDN(Attack):
 
     delta <- r (delta + a g / ||g||) / ||.||, clipped to the domain, with r <- r (1 - gamma) where x + delta is adversarial and
     r (1 + gamma) where not; unquantised. g is the gradient of the cross-entropy in its log-odds form, of logits scaled to a clean margin of
-    `sharpness`, times 0.35 at first and 2 in the end (None: as they are), so that the result does not depend on the logits' unit.
+    `sharpness`, from the second step on times 0.35 to 2 (None: as they are), so that the result does not depend on the logits' unit.
 
     With `converge` (the default) each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
     shrinks it ever faster while successes follow each other, runs annealed cycles until one shortens its distance by less than the share

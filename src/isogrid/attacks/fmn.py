@@ -39,9 +39,9 @@ class FMN(Attack):
 
     Before the first success r = ||delta|| + OVERSHOOT * |f| / ||grad f||_dual; then r (1 - gamma), at most the closest success, where
     adversarial, and r (1 + gamma) where not; delta <- projection onto the ball of (delta + a d), clipped to the domain. d is g / ||g||_2
-    (for l_inf: sign(g) with `converge`), g the gradient of the log-odds of logits scaled to a clean margin of `sharpness`, times 0.35 at
-    first and 2 in the end (None: as they are). The published margin loss follows one rival class at a time and ended 1.5 to 2.5 % farther
-    away: a large `sharpness` is that.
+    (for l_inf: sign(g) with `converge`), g the gradient of the log-odds of logits scaled to a clean margin of `sharpness`, from the second
+    step on times 0.35 to 2 (None: as they are). The published margin loss follows one rival class at a time and ended 1.5 to 2.5 %
+    farther away: a large `sharpness` is that.
 
     With `converge` (the default) gamma grows by half with each further success in a row, and each row runs annealed cycles until one
     shortens its distance by less than the share `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit.

@@ -53,7 +53,7 @@ class Plan:
 
 
 CONVERGING = Plan(length=(15, 10), step=(1.0, 0.3), last_step=0.02, gamma=(0.05, 0.02), last_gamma=0.001, stuck=STUCK, relative=True)
-"""Measured on LeNet and LeNet-300-100: 30 gradients a row reach the mean distance of DDN-300, and longer cycles gain 0.1 % at most."""
+"""Measured for DDN: 32 to 35 gradients a row on LeNet and LeNet-300-100, 44 on a ResNet, at mean distances below those of DDN-100."""
 
 
 def fixed(steps: int, gamma: float, last_gamma: float) -> Plan:

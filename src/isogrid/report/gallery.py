@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from isogrid.report.style import INK, MUTED, Drawing, drawing_style, finish, new_figure, slugify
-from isogrid.report.tables import Study, read_study
+from isogrid.report.tables import Study
 from isogrid.report.words import attack_label, norm_label, number, percent
 
 MAX_SAMPLES, MAX_LEVELS = 6, 6
@@ -212,8 +212,8 @@ def draw(gallery: Gallery, folder: Path | None) -> Drawing:
     return finish(figure, folder, slug=gallery.slug, title=title, alt=title, caption="", wide=True)
 
 
-def draw_all(study: Path, folder: Path) -> None:
-    """Draw every gallery of a study into `folder`; what a process of its own needs to be told."""
+def draw_all(pictures: Sequence[Gallery], folder: Path) -> None:
+    """Draw galleries into `folder`, in the report's style wherever this runs: a process of its own may be told to."""
     with drawing_style():
-        for one in galleries(read_study(study)):
+        for one in pictures:
             draw(one, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def build_report(folder: Path, *, workers: int = 1) -> Path:
     before = {path for kind in ("*.svg", "*.png") for path in out.glob(kind)} if out.is_dir() else set()
     numbers = Numbering()
     pictures = gallery.galleries(study)
-    with _galleries_drawn(study, out, workers), drawing_style():
+    with _galleries_drawn(pictures, out, workers), drawing_style():
         parts = [_model(study, model, out, numbers, [one for one in pictures if one.model == model]) for model in study.models]
     written = {out / f"{slug}.{kind}" for part in parts for slug in _slugs(part) for kind in ("svg", "png")}
     for path in before - written:  # figures of an earlier report that no longer exist must not be cited as this study's
@@ -94,14 +94,14 @@ def build_report(folder: Path, *, workers: int = 1) -> Path:
 
 
 @contextlib.contextmanager
-def _galleries_drawn(study: Study, out: Path, workers: int) -> Iterator[None]:
+def _galleries_drawn(pictures: Sequence[gallery.Gallery], out: Path, workers: int) -> Iterator[None]:
     """The galleries' files are there on exit."""
-    if workers == 1:
-        gallery.draw_all(study.folder, out)
+    if workers == 1 or not pictures:
+        gallery.draw_all(pictures, out)
         yield
         return
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        drawn = pool.submit(gallery.draw_all, study.folder, out)
+        drawn = pool.submit(gallery.draw_all, pictures, out)
         yield
         drawn.result()
 
