@@ -76,7 +76,7 @@ def test_the_multiplier_is_the_critical_constant_of_a_linear_model() -> None:
     x = torch.full_like(w, 0.5)
     critical = _critical(gap, w, x, Domain(name="free"))
     delta = w * (gap / w.square().sum(1))[:, None]  # the exact optimum: it minimises ||delta||^2 - c <w, delta>
-    torch.testing.assert_close(_multiplier(delta, w, None), critical)
+    torch.testing.assert_close(_multiplier(delta, w), critical)
     torch.testing.assert_close(2 * delta, critical[:, None] * w)
 
 

@@ -104,3 +104,27 @@ def test_no_minimum_norm_attack_is_fooled_by_confidence(networks, attack):
     assert float(scaled.success.double().mean()) >= float(reference.success.double().mean()) - 0.02
     both = reference.success & scaled.success
     assert float(scaled.distance[both].mean()) <= 1.03 * float(reference.distance[both].mean())
+
+
+class DeadRunnerUp(nn.Module):
+    """Logits (1, 0.9, <w, x> - 1): neither the label's nor the runner-up's has a gradient, and only the third class can be reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = torch.ones_like(x[:, 0])
+        return torch.stack((ones, 0.9 * ones, x @ self.w - 1), 1)
+
+
+@pytest.mark.parametrize("attack", white_box(fixed=False))
+def test_a_constant_runner_up_hides_no_sample(attack):
+    x = torch.full((4, 8), 0.1) + 0.02 * torch.arange(4.0)[:, None]
+    model, y = DeadRunnerUp(), torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        gap = 2 - x @ model.w
+        exact = gap / model.w.norm(p=2 if attack.threat.name == "l2" else 1)
+    out = attack(model, x, y)
+    assert bool(out.success.all())
+    torch.testing.assert_close(out.distance, exact, rtol=0.021, atol=0)

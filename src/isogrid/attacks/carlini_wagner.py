@@ -31,7 +31,10 @@ FACES = 2
 BETA_1, BETA_2, ADAM_EPS = 0.9, 0.999, 1e-8
 DECAY = 0.5
 """The learning rate falls linearly to this share within a search: a constant one circles around the boundary more widely."""
-POLISH_CLASSES = 9
+HIGHEST = -1
+"""Goes for the class that is highest at the moment, as published; a row whose margin has no gradient names another."""
+CLASSES = 9
+"""How many of the highest other classes are looked at where more than one is."""
 LEAN = 1e-3
 """A polished point is put beyond the linearised boundary by this share of the margin that was to be gained."""
 
@@ -45,40 +48,51 @@ class _Work:
     def __init__(self, problem: Problem, origin: Tensor, c0: float) -> None:
         n, x = problem.n, problem.x
         self._vectors = torch.stack((x, origin, origin, torch.zeros_like(x), torch.zeros_like(x)))
-        self._numbers = torch.full((8, n), torch.inf, dtype=x.dtype, device=x.device)
+        self._numbers = torch.full((9, n), torch.inf, dtype=x.dtype, device=x.device)
         self._numbers[0], self._numbers[1] = c0, 0.0
-        self._counters = torch.zeros((5, n), dtype=torch.int64, device=x.device)
-        self._counters[0], self._counters[1] = torch.arange(n, device=x.device), problem.y
-        self.fresh = True
+        self._counters = torch.zeros((6, n), dtype=torch.int64, device=x.device)
+        self._counters[0], self._counters[1], self._counters[2] = torch.arange(n, device=x.device), problem.y, HIGHEST
+        self.fresh, self.aimed = True, False
         self._view(n)
 
     def _view(self, n: int) -> None:
         self.n = n
         # the clean sample; where its variable starts; that variable, which Adam works on; Adam's two means
         self.x, self.origin, self.v, self.mean, self.square = self._vectors[:, :n].unbind()
-        # largest constant that failed, smallest that succeeded; of this search: the closest adversarial point's distance and the least
-        # margin; the clean margin; the distance of the row's best point when this search began
-        self.c, self.low, self.high, self.shortest, self.lowest, self.gap, self.before, self.linear = self._numbers[:, :n].unbind()
-        # row of the problem, label, searches finished, steps taken in this search, and those of them without progress
-        self.row, self.y, self.search, self.step, self.idle = self._counters[:, :n].unbind()
+        # c; the largest that failed, the smallest that succeeded; the length of the row's best point when this search began; of this
+        # search: the closest adversarial point's distance, and the margin to get under. For good: the clean margin, c of the model
+        # linearised at x, and the length of the best point
+        numbers = self._numbers[:, :n]
+        self.c, self.low, self.high, self.before, self.shortest, self.bar, self.gap, self.linear, self.length = numbers.unbind()
+        # row of the problem, label, class to go for, searches finished, steps taken in this search, and those of them without progress
+        self.row, self.y, self.target, self.search, self.step, self.idle = self._counters[:, :n].unbind()
+
+    def numbers(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """All numbers of some rows, in the order of `_view`."""
+        return self._numbers.index_select(1, rows).unbind()
+
+    def close(self, rows: Tensor, c: Tensor, low: Tensor, high: Tensor, before: Tensor) -> None:
+        """Note what the search of some rows came to; the next one is a search without a success so far."""
+        none = torch.full_like(c, torch.inf)
+        self._numbers[:6].index_copy_(1, rows, torch.stack((c, low, high, before, none, none)))
+        self._counters[4:].index_fill_(1, rows, 0)
+        self.search.index_add_(0, rows, torch.ones_like(rows))
 
     def restart(self, rows: Tensor) -> None:
-        """Begin the next search of some rows."""
-        self.v[rows] = self.origin[rows]
-        self._vectors[3:, rows] = 0
-        self._numbers[3:5, rows] = torch.inf
-        self._counters[3:, rows] = 0
-        self.search[rows] += 1
+        """Put some rows back to where their variable starts."""
+        self.v.index_copy_(0, rows, self.origin.index_select(0, rows))
+        self._vectors[3:].index_fill_(1, rows, 0)
 
     def drop(self, rows: Tensor) -> None:
-        """Forget some rows (ascending)."""
+        """Forget some rows."""
         n = self.n - len(rows)
-        holes = rows[rows < n]
-        last = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        last[rows[len(holes) :] - n] = False
-        filling = n + torch.nonzero(last).squeeze(1)
-        for block in (self._vectors, self._numbers, self._counters):
-            block[:, holes] = block[:, filling]
+        gone = set(rows.tolist())
+        holes = [row for row in gone if row < n]
+        if holes:
+            filling = torch.tensor([row for row in range(n, self.n) if row not in gone], device=rows.device)
+            into = torch.tensor(holes, device=rows.device)
+            for block in (self._vectors, self._numbers, self._counters):
+                block.index_copy_(1, into, block.index_select(1, filling))
         self._view(n)
 
 
@@ -118,7 +132,9 @@ class CarliniWagner(Attack):
     Lagrange multiplier at the point found, or halves the bracket between failure and success. Bracket, steps and stopping belong to
     each sample alone. A search ends after `patience` steps (default: steps / 8, at least 8) without progress. A sample leaves when c
     succeeded at no more than 4 times the multiplier or the largest failure, or improved its distance by less than 2 %: beyond the
-    critical constant the hinge is an exact penalty, and every c has the same minimiser. In domain "free" v = x'.
+    critical constant the hinge is an exact penalty, and every c has the same minimiser. In domain "free" v = x'. Where the margin has no
+    gradient at x (the label's and the highest other logit are constant there, as dead units make them), the row goes for the class
+    whose linearised boundary is nearest.
 
     `polish` > 0 (kappa = 0 only) ends the attack with that many moves to the point closest to x on the boundary linearised at the best
     point, kept where they are verified to be adversarial and shorter, and `queries` forward passes shrink the result onto the boundary
@@ -175,9 +191,10 @@ class CarliniWagner(Attack):
         best = problem.x.clone()
         length = torch.full((problem.n,), torch.inf, dtype=best.dtype, device=best.device)
         work = _Work(problem, pixels.inverse(problem.x), self.c0 or 0.0)
+        pace = self._pace().to(best)
         with torch.no_grad():
             while work.n:
-                self._advance(problem, pixels, work, best, length)
+                self._advance(problem, pixels, work, best, length, pace)
         found = torch.nonzero(torch.isfinite(length)).squeeze(1)
         if self.kappa == 0 and len(found):
             near = margin(problem.logits(problem.x[found], found), problem.y[found]) if self.queries else length[found]
@@ -186,84 +203,133 @@ class CarliniWagner(Attack):
                 best[found] = shrink(problem, best[found], found, near, far, self.queries)
         return best
 
-    def _advance(self, problem: Problem, pixels: _Pixels, s: _Work, best: Tensor, length: Tensor) -> None:
-        """One Adam step of every sample still at work; those whose search ended begin the next one, or leave."""
+    def _pace(self) -> Tensor:
+        """What the root of Adam's second mean is multiplied with in steps 1 to `steps`: both bias corrections over the learning rate."""
+        step = torch.arange(self.steps, dtype=torch.float64)
+        rate = self.lr * (1 - (1 - DECAY) / self.steps * step)
+        return (1 - BETA_1 ** (step + 1)) / (1 - BETA_2 ** (step + 1)).sqrt() / rate
+
+    def _advance(self, problem: Problem, pixels: _Pixels, s: _Work, best: Tensor, length: Tensor, pace: Tensor) -> None:
+        """One Adam step of every sample still at work; those whose search ended begin the next one, or leave.
+
+        On a small network its two dozen numbers a row cost as much as the model: no operation here is one too many.
+        """
         there, slope = pixels.forward(s.v)
         # the margin's own gradient, on a graph that ends at the logits: cheaper than through gather, scatter and maximum
-        logits, gradient = problem.pull_back(there, _towards_rival, s.row)
-        hinge = margin(logits, s.y)
-        over = hinge < 0
-        if self.kappa:
-            hinge = hinge + self.kappa
-            over &= hinge <= 0
-        delta = there - s.x
-        size = torch.linalg.vector_norm(delta.flatten(1), dim=1)
-        won = torch.nonzero(over & (size < length[s.row])).squeeze(1)
-        if len(won):
-            row = s.row[won]
-            best[row], length[row] = there[won], size[won]
+        rival = _Rival(s.target if s.aimed else None)
+        _, gradient = problem.pull_back(there, rival, s.row)
         if s.fresh:
             s.fresh = False
-            s.gap.copy_(hinge)
-            s.linear.copy_(AMPLE * _critical(hinge, gradient, there, problem.domain))
-            if self.c0 is None:
-                s.c.copy_(s.linear)
-        push = torch.where(hinge > 0, s.c / -2, 0)
-        force = torch.addcmul(delta, per_row(push, delta), gradient)
-        if slope is not None:
-            force.mul_(slope)
-        # progress is a shorter distance, or before the first success a smaller margin
-        waiting = torch.isinf(s.shortest)
-        closer = torch.where(over, size < (1 - PROGRESS) * s.shortest, waiting & (hinge < s.lowest - PROGRESS * s.gap))
-        torch.where(closer, hinge, s.lowest, out=s.lowest)
-        s.idle.add_(~closer)
-        if bool(waiting.any()):  # where the margin's pull is outweighed before the boundary, idle steps count double and none resets
-            uphill = (force * (gradient if slope is None else gradient * slope)).flatten(1).sum(1) > 0
-            stuck = uphill & waiting & ~over
-            s.idle.add_(stuck & ~closer)
-            closer &= ~stuck
-        s.idle.masked_fill_(closer, 0)
-        torch.where(over, torch.minimum(size, s.shortest), s.shortest, out=s.shortest)
+            self._begin(problem, s, there, rival, gradient)
+        over = rival.margin < 0
+        if self.kappa:
+            over &= rival.margin <= -self.kappa
+        hinge = rival.gap.add_(self.kappa).masked_fill_(over, 0)
+        delta = there - s.x
+        size = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        # twice the objective's gradient in v is the distance's, `drag`, less c / 2 times the margin's, `pull`
+        drag, pull = (delta, gradient) if slope is None else (delta.mul_(slope), gradient * slope)
+        push = torch.gt(hinge, 0, out=torch.empty_like(hinge)).mul_(s.c)
+        force = torch.addcmul(drag, per_row(push, pull), pull, value=-0.5)
 
-        s.step.add_(1)
-        step = s.step.to(size.dtype)
-        rate = self.lr * (1 - (1 - DECAY) / self.steps * (step - 1)) / (1 - BETA_1**step)
+        size.masked_fill_(~over, torch.inf)
+        won = torch.nonzero(size < s.length).squeeze(1)
+        if len(won):
+            best.index_copy_(0, s.row.index_select(0, won), there.index_select(0, won))
+            torch.minimum(size, s.length, out=s.length)
+        # progress is a shorter distance, or before the first success a smaller margin
+        waiting = s.shortest == torch.inf
+        closer = (size < (1 - PROGRESS) * s.shortest).logical_or_(hinge < s.bar)
+        torch.where(closer, torch.sub(hinge, s.gap, alpha=PROGRESS), s.bar, out=s.bar)
+        torch.minimum(size, s.shortest, out=s.shortest)
+        # where the margin's pull is outweighed before the boundary, idle steps count double and none resets
+        stuck = (((force * pull).flatten(1).sum(1) > 0).logical_and_(waiting)) > over
+        s.idle.add_(~closer).add_(stuck > closer).masked_fill_(closer > stuck, 0)
+
         s.mean.lerp_(force, 1 - BETA_1)
         s.square.mul_(BETA_2).addcmul_(force, force, value=1 - BETA_2)
-        root = s.square.sqrt().mul_(per_row((1 - BETA_2**step).rsqrt() / rate, delta)).add_(ADAM_EPS)
+        root = s.square.sqrt().mul_(per_row(pace.index_select(0, s.step), force)).add_(ADAM_EPS)
         s.v.addcdiv_(s.mean, root, value=-1)
 
+        s.step.add_(1)
         patience = self.patience or max(8, self.steps // 8)
-        ended = torch.nonzero((s.step >= self.steps) | (s.idle >= patience + FACES * waiting)).squeeze(1)
+        ended = torch.nonzero((torch.sub(s.idle, waiting.long(), alpha=FACES) >= patience).logical_or_(s.step >= self.steps)).squeeze(1)
         if len(ended):
-            scale = slope[ended] if slope is not None else None
-            self._next_search(s, ended, length, _multiplier(delta[ended], gradient[ended], scale))
+            self._next_search(s, ended, length, _multiplier(drag.index_select(0, ended), pull.index_select(0, ended)))
+
+    def _begin(self, problem: Problem, s: _Work, there: Tensor, rival: _Rival, gradient: Tensor) -> None:
+        """What a row is measured by: clean margin and linear model. Rows whose margin has no gradient go for the nearest class that has."""
+        flat = torch.nonzero(~gradient.flatten(1).any(1)).squeeze(1)
+        if len(flat):
+            s.target[flat], rival.gap[flat], gradient[flat] = _aim(problem, there[flat], s.row[flat])
+            s.aimed = True
+        s.gap.copy_(rival.gap).add_(self.kappa)
+        s.linear.copy_(AMPLE * _critical(s.gap, gradient, there, problem.domain))
+        if self.c0 is None:
+            s.c.copy_(s.linear)
 
     def _next_search(self, s: _Work, ended: Tensor, length: Tensor, critical: Tensor) -> None:
         """Move c of the rows `ended`, restart them, and drop those that are done; `critical`: estimates of the least c that succeeds."""
-        c, row = s.c[ended], s.row[ended]
-        success = torch.isfinite(s.shortest[ended])
-        high = torch.where(success, c, s.high[ended])
-        low = torch.where(success, s.low[ended], c)
-        again = s.low[ended] > 0
-        s.high[ended], s.low[ended] = high, low
-        grown = torch.where(again, 10 * c, torch.maximum(s.linear[ended], 3 * c))
+        c, failed, succeeded, before, shortest, _, _, linear, best = s.numbers(ended)
+        success = shortest < torch.inf
+        high = torch.where(success, c, succeeded)
+        low = torch.where(success, failed, c)
         wanted = AMPLE * critical
-        inside = (wanted > low) & (wanted < high)
-        s.c[ended] = torch.where(torch.isfinite(high), torch.where(inside, wanted, (low + high) / 2), grown)
-        settled = success & (length[row] > (1 - SETTLED) * s.before[ended])
-        s.before[ended] = length[row]
-        done = settled | (s.search[ended] + 1 >= self.searches) | success & (c <= WORTH * critical) | (high <= WORTH * low)
-        stay = ended[~done]
+        inside = (wanted > low).logical_and_(wanted < high)
+        grown = torch.where(failed > 0, 10 * c, torch.maximum(linear, 3 * c))
+        chosen = torch.where(high < torch.inf, torch.where(inside, wanted, (low + high) / 2), grown)
+        settled = (best > (1 - SETTLED) * before).logical_or_(c <= WORTH * critical).logical_and_(success)
+        s.close(ended, chosen, low, high, best)
+        done = settled.logical_or_(high <= WORTH * low).logical_or_(s.search.index_select(0, ended) >= self.searches)
+        stay, leave = ended[~done], ended[done]
         if len(stay):
             s.restart(stay)
-        if len(stay) < len(ended):
-            s.drop(ended[done])
+        if len(leave):
+            length.index_copy_(0, s.row.index_select(0, leave), s.length.index_select(0, leave))
+            s.drop(leave)
 
 
-def _towards_rival(logits: Tensor, y: Tensor) -> Tensor:
-    """d (max_{k != y} z_k - z_y) / d logits [b, C]."""
-    return torch.zeros_like(logits).scatter_(1, rivals(logits, y, 1), 1.0).scatter_(1, y[:, None], -1.0)
+class _Rival:
+    """The slope d (z_t - z_y) / d logits [b, C] as a function of logits and labels, which keeps what it saw on the way.
+
+    t [b]: `target`, where it names a class, else the highest class other than y. After a call, `margin` [b] is z_y - max_{k != y} z_k,
+    and `gap` [b] is z_y - z_t.
+    """
+
+    margin: Tensor
+    gap: Tensor
+
+    def __init__(self, target: Tensor | None = None) -> None:
+        self.target = target
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        own = y[:, None]
+        highest, rival = logits.scatter(1, own, -torch.inf).max(1, keepdim=True)
+        z_y = logits.gather(1, own)
+        self.margin = (z_y - highest).squeeze(1)
+        self.gap = self.margin.clone()
+        if self.target is not None:
+            rival = torch.where(self.target == HIGHEST, rival.squeeze(1), self.target)[:, None]
+            self.gap = (z_y - logits.gather(1, rival)).squeeze(1)
+        return torch.zeros_like(logits).scatter_(1, rival, 1.0).scatter_(1, own, -1.0)
+
+
+def _aim(problem: Problem, there: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the CLASSES highest others the one whose linearised boundary is nearest: (class [b], z_y - z_class [b], its gradient [b, *S]).
+
+    HIGHEST and a gradient of zero where all of them are flat.
+    """
+    y = problem.y[rows]
+    logits, chosen, gradients = problem.boundaries(there, lambda z, y: rivals(z, y, CLASSES), rows)
+    short = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
+    within = limits(there.flatten(1), problem.domain)
+    target, gap, gradient = torch.full_like(y, HIGHEST), short[:, 0].clone(), torch.zeros_like(there)
+    least = torch.full_like(gap, torch.inf)
+    for j, w in enumerate(gradients):
+        away = short[:, j] / slope(w.flatten(1), within)
+        nearer = torch.nonzero(away < least).squeeze(1)
+        least[nearer], target[nearer], gap[nearer], gradient[nearer] = away[nearer], chosen[nearer, j], short[nearer, j], w[nearer]
+    return target, gap, gradient
 
 
 def _critical(gap: Tensor, w: Tensor, x: Tensor, domain: Domain) -> Tensor:
@@ -273,17 +339,16 @@ def _critical(gap: Tensor, w: Tensor, x: Tensor, domain: Domain) -> Tensor:
     return torch.where(torch.isfinite(c) & (c > 0), c, 1.0)
 
 
-def _multiplier(delta: Tensor, w: Tensor, slope: Tensor | None) -> Tensor:
-    """The c [b] for which 2 delta + c w is as small as can be, over the variable v, by least squares: Lagrange's multiplier."""
-    pull, push = (delta, w) if slope is None else (delta * slope, w * slope)
-    pull, push = pull.flatten(1), push.flatten(1)
-    return 2 * (pull * push).sum(1) / (push * push).sum(1)
+def _multiplier(drag: Tensor, pull: Tensor) -> Tensor:
+    """The c [b] for which 2 drag + c pull is as small as can be, over the variable v, by least squares: Lagrange's multiplier."""
+    drag, pull = drag.flatten(1), pull.flatten(1)
+    return 2 * (drag * pull).sum(1) / (pull * pull).sum(1)
 
 
 def _polish(problem: Problem, best: Tensor, length: Tensor, found: Tensor, rounds: int) -> Tensor:
     """Move `best` [B, *S] of the rows `found` to the point closest to x on the linearised boundary, where that pays; returns the margins.
 
-    The first move tries the boundaries of the POLISH_CLASSES highest other classes, the later ones that of the highest. A move that ends
+    The first move tries the boundaries of the CLASSES highest other classes, the later ones that of the highest. A move that ends
     on the wrong side is halved once before it is given up, and with it the row.
     """
     far = torch.full_like(length, -torch.inf)
@@ -292,7 +357,7 @@ def _polish(problem: Problem, best: Tensor, length: Tensor, found: Tensor, round
         if len(rows) == 0:
             break
         here = best[rows]
-        there = _project(problem, here, rows, 1 if turn else POLISH_CLASSES)
+        there = _project(problem, here, rows, 1 if turn else CLASSES)
         paid = torch.zeros_like(rows, dtype=torch.bool)
         for _ in range(2):
             left = torch.nonzero(~paid).squeeze(1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isogrid.core.errors import InputError
 from isogrid.core.files import digest, load_tensors, save_tensors
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised whenever a stored batch would come out differently."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -63,6 +63,14 @@ class Counts:
     forwards: Tensor
     backwards: Tensor
     zero_gradient: Tensor
+    _all_seen: list[bool] = field(default_factory=list)
+
+    @property
+    def all_seen(self) -> bool:
+        """Whether every row has had a backward pass; that can only become true, so that a search need not look again once it is."""
+        if not self._all_seen and bool(self.backwards.all()):
+            self._all_seen.append(True)
+        return bool(self._all_seen)
 
     @classmethod
     def zeros(cls, n: int, device: torch.device) -> Counts:
@@ -202,6 +210,8 @@ class Problem:
 
     def _first(self, where: Tensor) -> Tensor | None:
         """Which of the rows [b] have their first backward pass before them (bool [b]); None: none has."""
+        if self.counts.all_seen:
+            return None
         seen = self.counts.backwards.index_select(0, where)
         if not len(seen) or int(seen.min()):
             return None
