@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.base import Attack, Loss, Problem, margin, require
-from isogrid.attacks.geometry import limits, reach, shrink, slope
+from isogrid.attacks.geometry import TOLERANCE, limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm
 
+COARSE = 5e-2
+"""A move of a part of the way may fall short of its gain by this share: the next one makes up for it."""
 ROUNDING = 4.0
 """A gap below this many units in the last place of the logits is rounding: a step is never computed from less."""
 
@@ -75,7 +77,8 @@ def _walk(
             closer = torch.nonzero(away < nearest).squeeze(1)
             for best, value in ((nearest, away), (gap, short), (normal, w)):
                 best.index_copy_(0, closer, value.index_select(0, closer))
-        there = reach(flat, normal, gap * (1 + overshoot if share == 1 else share), domain).view_as(here)
+        aim, slack = (1 + overshoot, TOLERANCE) if share == 1 else (share, COARSE)
+        there = reach(flat, normal, gap * aim, domain, slack).view_as(here)
         over = logits.argmax(1) != y
         fooled.append(rows[over])
         span = (there - here).flatten(1).abs_().amax(1)  # NaN shows, and tiny moves do not underflow

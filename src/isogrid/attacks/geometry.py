@@ -40,25 +40,25 @@ def slope(w: Tensor, within: tuple[Tensor, Tensor] | None) -> Tensor:
     size: Tensor = torch.linalg.vector_norm(w, dim=-1)
     tiny = size < torch.finfo(size.dtype).tiny ** 0.5 * w.shape[-1]
     if bool(tiny.any()):  # squares rounded to zero: the largest entry is divided out first
-        top = w.abs().amax(-1)
-        scaled = torch.linalg.vector_norm(w / torch.where(top > 0, top, 1)[..., None], dim=-1) * top
-        size = torch.where(tiny, scaled, size)
+        small = w[tiny]
+        top = small.abs().amax(-1)
+        size[tiny] = torch.linalg.vector_norm(small / torch.where(top > 0, top, 1)[..., None], dim=-1) * top
     return size
 
 
-def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain) -> Tensor:
+def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain, tolerance: float = TOLERANCE) -> Tensor:
     r"""argmin ||z - x||_2 subject to <w, z - x> >= gain, z in the domain: row by row, [B, n] -> [B, n].
 
     `x` inside the domain; `gain` [B]. Free: z = x + gain / ||w||^2 w, backwards where the gain is negative (the point of the plane that
     is closest to x). Boxed: z = x where the gain is not positive, else z = clip(x + t w), with
-    the root t found to a share of TOLERANCE (`projections`). Where no point of the box gains that much, z is the vertex that gains
+    the root t found to a share of `tolerance` (`projections`). Where no point of the box gains that much, z is the vertex that gains
     most; where w is 0, z = x.
 
     >>> x, w = torch.tensor([[0.5, 0.9]]), torch.tensor([[1.0, 1.0]])
     >>> reach(x, w, torch.tensor([0.4]), Domain()).tolist()  # the second element meets its face: the first makes up for it
     [[0.800000011920929, 1.0]]
     """
-    return Planes.of(w, L2, domain).nearest(x, gain if domain.name == "free" else gain.clamp_min(0), TOLERANCE)
+    return Planes.of(w, L2, domain).nearest(x, gain if domain.name == "free" else gain.clamp_min(0), tolerance)
 
 
 def shrink(problem: Problem, x_adv: Tensor, rows: Tensor, near: Tensor, far: Tensor, queries: int = 6) -> Tensor:

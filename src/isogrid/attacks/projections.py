@@ -31,20 +31,21 @@ def capped_root(rate: Tensor, cap: Tensor, target: Tensor, tolerance: float = 0.
     >>> capped_root(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.2, 9.0]]), torch.tensor([1.0])).item()  # 0.2 + t = 1
     0.800000011920929
     """
-    full = cap / rate  # NaN where both are 0: neither free nor at its cap
-    mask = torch.empty_like(full)
-    slack = max(tolerance, ROUNDING * torch.finfo(full.dtype).eps)
+    gain, buffer = torch.zeros_like(cap), torch.empty_like(cap)
+    slack = max(tolerance, ROUNDING * torch.finfo(cap.dtype).eps)
     t = torch.zeros_like(target)
     left = target
     for _ in range(NEWTON_STEPS):
-        slope = torch.linalg.vecdot(torch.gt(full, t[:, None], out=mask), rate)
-        rising = (left > 0) & (slope > 0)
+        slope = torch.linalg.vecdot(torch.gt(cap, gain, out=buffer), rate)
+        rising = (left > 0).logical_and_(slope > 0)
         moved = torch.where(rising, t + left / torch.where(rising, slope, 1), t)
         if not bool((moved > t).any()):
             break
         t = moved
-        left = target - torch.minimum(torch.mul(rate, t[:, None], out=mask), cap, out=mask).sum(1)
+        left = target - torch.minimum(torch.mul(rate, t[:, None], out=gain), cap, out=buffer).sum(1)
         left = torch.where(left > slack * target, left, 0)
+        if not bool(left.any()):
+            break
     return t
 
 
