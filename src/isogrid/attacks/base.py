@@ -250,19 +250,20 @@ class Attack(ABC):
 def _verify(model: Model, problem: Problem, x_adv: Tensor, correct: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Clip, evaluate with a forward pass of its own, measure: (x_adv, prediction, margin, distance, usable), B rows each."""
     x, y, norm, domain = problem.x, problem.y, problem.norm, problem.domain
-    finite = torch.isfinite(x_adv).flatten(1).all(1)
-    x_adv = domain.clip(torch.where(per_row(finite, x), x_adv, x))
+    finite = torch.isfinite(x_adv.flatten(1).abs().amax(1))  # a mask of every element would cost eight times as much
+    x_adv = domain.clip(x_adv if bool(finite.all()) else torch.where(per_row(finite, x), x_adv, x))
     with torch.no_grad():
         z = model(x_adv)
         if problem.budget is None:
             for share in NUDGES:
-                short = correct & (z.argmax(1) == y) & ((x_adv != x).flatten(1).any(1))
-                if not bool(short.any()):
+                short = torch.nonzero(correct & (z.argmax(1) == y)).squeeze(1)
+                short = short[(x_adv[short] != x[short]).flatten(1).any(1)]
+                if len(short) == 0:
                     break
                 longer = domain.clip(x[short] + (x_adv[short] - x[short]) * (1 + share))
                 z_longer = model(longer)
                 better = z_longer.argmax(1) != y[short]
-                moved = torch.nonzero(short).squeeze(1)[better]
+                moved = short[better]
                 x_adv[moved], z[moved] = longer[better], z_longer[better]
     distance = norm.size(x_adv - x)
     usable = finite & torch.isfinite(z).all(1)
