@@ -107,7 +107,7 @@ def test_no_minimum_norm_attack_is_fooled_by_confidence(networks, attack):
 
 
 class DeadRunnerUp(nn.Module):
-    """Logits (1, 0.9, <w, x> - 1): neither the label's nor the runner-up's has a gradient, and only the third class can be reached."""
+    """Logits (1, 0.9, <w, x> - 1, <w, x> / 2 - 1): neither the label's nor the runner-up's has a gradient; the third class is nearest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class DeadRunnerUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         ones = torch.ones_like(x[:, 0])
-        return torch.stack((ones, 0.9 * ones, x @ self.w - 1), 1)
+        return torch.stack((ones, 0.9 * ones, x @ self.w - 1, x @ self.w / 2 - 1), 1)
 
 
 @pytest.mark.parametrize("attack", white_box(fixed=False))
