@@ -141,13 +141,13 @@ def test_parameters_are_verified(bad: dict[str, float]) -> None:
 
 
 def test_a_margin_without_gradient_turns_to_the_nearest_class_that_has_one() -> None:
-    """Label and runner-up are constant; of the other two classes the second is twice as far, and without polish nothing repairs that."""
-    model, w = nn.Linear(8, 4), torch.linspace(0.5, 1.5, 8)
-    model.weight.data = torch.stack((0 * w, 0 * w, w, w / 2))
+    """Label and runner-up are constant; of the other two classes the second is farther; without polish nothing repairs a wrong turn."""
+    model, w = nn.Linear(8, 4), torch.tensor([1.5, 1.4, 1.3, 1.2, 0.0, 0.0, 0.0, 0.0])
+    model.weight.data = torch.stack((0 * w, 0 * w, w, 0.7 * w.flip(0)))
     model.bias.data = torch.tensor([1.0, 0.9, -1.0, -1.0])
     x = torch.full((3, 8), 0.1) + 0.02 * torch.arange(3.0)[:, None]
     out = CarliniWagner(polish=0, queries=0)(model, x, torch.zeros(3, dtype=torch.int64))
     exact = (2 - x @ w) / w.norm()
     assert bool(out.success.all())
     assert bool(out.zero_gradient.all()), "the first gradient was zero, and is reported"
-    torch.testing.assert_close(out.distance, exact, rtol=0.05, atol=0)
+    torch.testing.assert_close(out.distance, exact, rtol=0.1, atol=0)
