@@ -78,6 +78,7 @@ ROWS = {
         distance=1,
     ),
 }
+PAIRS = {"mlp": 25, "mlp-98": 25}  # a run takes a third of a second there, and nine pairs leave a wide interval
 SLOW_PEERS = ("ART", "torchattacks")  # 16 to 53 times the fastest: timed once, not in pairs
 
 
@@ -119,7 +120,7 @@ def compare(row: Row, network: str, model: nn.Module, pairs: int, skip: tuple[st
     return lines, notes
 
 
-def publish(lines: list[list[str]], notes: list[str], pairs: int, part: str) -> None:
+def publish(lines: list[list[str]], notes: list[str], pairs: str, part: str) -> None:
     """Write the section from the lines measured so far."""
     header = [
         "network",
@@ -184,24 +185,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", default="lenet,mlp,mlp-98,resnet")
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--pairs", type=int, help="default: 9, on the small networks 25")
     parser.add_argument("--fast", action="store_true", help="leave the slowest peers out")
     parser.add_argument("--held-out", action="store_true", help="only C&W on samples and networks that nothing was tuned on")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.held_out:
-        held_out(chosen.pairs)
+        held_out(chosen.pairs or 9)
         return
     lines: list[list[str]] = []
     notes: list[str] = []
     for network in chosen.networks.split(","):
         model = harness.network(network)
         for name in chosen.rows.split(","):
-            more, said = compare(ROWS[name], network, model, chosen.pairs, SLOW_PEERS if chosen.fast else ())
+            more, said = compare(ROWS[name], network, model, chosen.pairs or PAIRS.get(network, 9), SLOW_PEERS if chosen.fast else ())
             lines, notes = lines + more, notes + said
             print("\n".join(" | ".join(line) for line in more), flush=True)
         part = "" if chosen.networks == parser.get_default("networks") else f": {chosen.networks}"
-        publish(lines, notes, chosen.pairs, part)
+        publish(lines, notes, str(chosen.pairs or "9 (mlp, mlp-98: 25)"), part)
 
 
 if __name__ == "__main__":
