@@ -11,11 +11,13 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from isogrid import attacks
 from isogrid.core.errors import InputError
 from isogrid.report import build_report, compare, print_summary
 from isogrid.report.advice import advice, headline
 from isogrid.report.tables import read_study
 from isogrid.report.verdicts import claim
+from isogrid.report.words import ATTACKS
 
 SMALL = {"models": ["linear"], "rounds": 3, "gallery": False, "transfer": False, "classes": 0}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -191,6 +193,10 @@ def test_folders_that_are_no_study_are_refused_in_one_line(tmp_path, content):
     with pytest.raises(InputError) as caught:
         build_report(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_every_attack_has_the_name_that_the_field_gives_it():
+    assert [name for name in {**attacks.ATTACKS, **attacks.COMPOSED} if name not in ATTACKS and name != "callable"] == []
 
 
 def test_distances_are_told_in_per_cent_and_accuracies_in_shares():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from isogrid.attacks import ATTACKS
 from isogrid.study.claims import ALPHA, Measure, judge, recommend
-from isogrid.study.evidence import primaries, table
+from isogrid.study.evidence import STRENGTH, primaries, table
 
 TOLERANCE = {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}
 LEVELS = tuple(range(15))
@@ -310,6 +311,10 @@ def test_primaries_look_at_no_outcome():
     assert primaries([measure("pgd", eps) for eps in (0.2, 0.05, 0.1, 0.4)])["linf"].eps == 0.1
     assert primaries([measure("deepfool", None, "l2", domain="free"), measure("cw", None, "l2")])["l2"].attack == "cw"
     assert primaries([measure("mine", 0.1), measure("fgs", 0.1)])["linf"].attack == "fgs"
+
+
+def test_the_order_of_strength_names_attacks_that_exist():
+    assert {name for order in STRENGTH.values() for name in order} <= set(ATTACKS) | {"envelope"}
 
 
 def test_secondary_measures_are_reported_and_decide_nothing(strong):

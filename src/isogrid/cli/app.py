@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
 
 import isogrid
 from isogrid.core.errors import IsogridError
@@ -146,11 +149,12 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")
     if as_json:
         print(json.dumps(found, indent=1))
         return
+    width = max(len(name) for entries in found.values() for name in entries)
     for kind, entries in found.items():
-        out_console.print(f"[bold]{kind}[/bold]")
-        width = max(map(len, entries))
+        table = Table.grid(Column(min_width=width, no_wrap=True), Column(), padding=(0, 2))
         for name, line in entries.items():
-            out_console.print(f"  {name:<{width}}  {line}", highlight=False)
+            table.add_row(Text(name), Text(line))
+        out_console.print(Text(kind, style="bold"), Padding(table, (0, 0, 0, 2), expand=False))
 
 
 @app.command()

@@ -26,7 +26,10 @@ ATTACKS = {
     "ddn": "DDN",
     "fmn": "FMN",
     "fab": "FAB-T",
-    "fab-t": "FAB-T",
+    "hopskipjump": "HopSkipJump",
+    "noise": "Random noise",
+    "minimise": "Minimise",
+    "ensemble": "Ensemble",
 }
 CLAIMS = {
     1: "Linear: sparsity raises r∞ but not r₂",

@@ -26,7 +26,7 @@ CONFIDENCE = 0.9
 NORMS = ("linf", "l2")
 STRENGTH = {
     "linf": ("envelope", "autoattack", "apgd-t", "apgd-dlr", "apgd-ce", "pgd", "square", "rfgs", "fgs"),
-    "l2": ("envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab-t", "cw", "deepfool"),
+    "l2": ("envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab", "cw", "deepfool"),
 }
 """The attacks by strength as benchmarks of others rank them (AttackBench; Croce & Hein 2020), fixed before any figure is seen; an
 attack that is not named comes last, in alphabetical order."""
