@@ -26,7 +26,12 @@ PGD_EPS = {"lenet": 0.1, "mlp": 0.05, "mlp-98": 0.05, "resnet": 0.03}
 REL_STEP = 0.05
 STEPS = 40
 PGD_SAMPLES = {"lenet": 128, "mlp": 256, "mlp-98": 256, "resnet": 64}
-AUTO = (("lenet", "linf", 0.1, 128), ("resnet", "linf", 0.06, 64), ("lenet", "l2", 1.5, 16))  # network, norm, eps, samples
+AUTO = (
+    ("lenet", "linf", 0.1, 128),
+    ("resnet", "linf", 0.06, 64),
+    ("lenet", "l2", 1.5, 32),
+    ("resnet", "l2", 0.6, 16),
+)  # network, norm, eps, samples
 NAMES = {"linf": "Linf", "l2": "L2"}  # the original's names
 AUTO_RATIO, AUTO_SLACK = 0.5, 0.005
 
