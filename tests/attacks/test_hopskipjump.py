@@ -117,6 +117,7 @@ def test_the_direction_is_the_normal_of_the_boundary_even_off_it() -> None:
             counts=Counts.zeros(N, x.device),
             rows=torch.arange(N),
             room=N,
+            unit=torch.finfo(x.dtype).eps,
         )
         oracle = _Oracle(problem=problem, left=torch.full((N,), 10_000))
         found = _direction(oracle, boundary + offset * delta * normal, torch.arange(N), step=0, count=400)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.apgd import APGD, APGDCE, APGDT
-from isogrid.attacks.base import BUDGET_SLACK, Attack, Problem, require
+from isogrid.attacks.base import Attack, Problem, require
 from isogrid.attacks.fab import FAB
 from isogrid.attacks.square import Square
 from isogrid.core.errors import InputError, one_of
@@ -46,7 +46,7 @@ def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
         part = problem.take(alive)
         assert part.budget is not None
         tried = problem.stage(number, functools.partial(_candidates, attack, part))
-        within = problem.norm.size(tried - part.x) <= part.budget * (1 + BUDGET_SLACK) + 1e-6
+        within = problem.norm.size(tried - part.x) <= part.domain.allowed(part.budget)
         broken = within & (part.logits(tried).argmax(1) != part.y)
         found[alive[broken]] = tried[broken]
         alive = alive[~broken]

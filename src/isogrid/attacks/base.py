@@ -25,8 +25,6 @@ from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
 from isogrid.core.random import Streams
 
-BUDGET_SLACK = 1e-5
-"""A candidate may exceed its budget by this share (and 1e-6) through rounding."""
 NUDGES = (1e-5, 1e-4, 1e-3)
 """A minimum-norm candidate that the verifying pass finds on the wrong side by rounding is lengthened by these shares in turn."""
 
@@ -133,7 +131,8 @@ class Attack(ABC):
 
         Raises InputError for unusable samples and ModelError where the model is no classifier on them.
         """
-        with prepared(model, x, y, box) as subject:
+        # inside inference mode nothing could be differentiated
+        with torch.inference_mode(False), prepared(model, x, y, box) as subject:
             return self.on(subject, seed=seed, ids=ids, start=start, budget=budget, on_batch=on_batch, checkpoint=checkpoint)
 
     @final
@@ -153,6 +152,7 @@ class Attack(ABC):
         if subject.closed:
             raise RuntimeError("the subject was prepared in a `with` block that has ended: its model is no longer frozen")
         everything = rows is None
+        _check_per_row(len(subject.y) if rows is None else len(rows), subject, ids, start, budget)
         rows = torch.arange(len(subject.y), device=subject.x.device) if rows is None else rows
         ids = rows.cpu() if ids is None else ids.cpu()
         size = subject.room(self.state_copies)
@@ -219,6 +219,7 @@ class Attack(ABC):
             counts=counts,
             rows=everything,
             room=subject.room(self.state_copies),
+            unit=subject.unit,
         )
         attacked = everything if self.moves_misclassified else everything[correct]
         x_adv = x.clone()
@@ -266,9 +267,9 @@ def _verify(model: Model, problem: Problem, x_adv: Tensor, correct: Tensor) -> t
                 moved = short[better]
                 x_adv[moved], z[moved] = longer[better], z_longer[better]
     distance = norm.size(x_adv - x)
-    usable = finite & torch.isfinite(z).all(1)
+    usable = finite & torch.isfinite(distance) & torch.isfinite(z).all(1)
     if problem.budget is not None:
-        usable &= distance <= problem.budget * (1 + BUDGET_SLACK) + 1e-6
+        usable &= distance <= domain.allowed(problem.budget)
     unusable = ~usable
     if bool(unusable.any()):  # what breaks the rules must not lower the accuracy either: the row stays where it was
         x_adv[unusable] = domain.clip(x[unusable])
@@ -285,10 +286,40 @@ def _join(parts: list[AttackOutcome]) -> AttackOutcome:
     return AttackOutcome(**{f.name: whole(f.name) for f in fields(AttackOutcome)})
 
 
-def require(name: str, value: float, ok: bool, accepted: str) -> None:
+def _check_per_row(n: int, subject: Subject, ids: Tensor | None, start: Tensor | None, budget: Tensor | None) -> None:
+    """Raise InputError unless ids [n] are integers, start [n, *S] is finite, budget [n] finite and >= 0."""
+    shape = subject.x.shape[1:]
+    if ids is not None and (ids.shape != (n,) or ids.is_floating_point()):
+        raise InputError("ids", f"{ids.dtype} of shape {tuple(ids.shape)}", f"one integer per sample, shape ({n},)")
+    if start is not None and (start.shape != (n, *shape) or not bool(torch.isfinite(start).all())):
+        raise InputError("start", f"{start.dtype} of shape {tuple(start.shape)}", f"finite points of shape {(n, *shape)}")
+    if budget is not None:
+        if budget.shape != (n,) or not budget.is_floating_point():
+            raise InputError(
+                "budget", f"{budget.dtype} of shape {tuple(budget.shape)}", f"one floating-point radius per sample, shape ({n},)"
+            )
+        if not bool((torch.isfinite(budget) & (budget >= 0)).all()):
+            raise InputError("budget", "negative, NaN or infinite radii", "finite radii >= 0")
+
+
+def require(name: str, value: object, ok: bool, accepted: str) -> None:
     """Verify a parameter when an attack is constructed: raise InputError unless `ok`."""
     if isinstance(value, bool) or not ok:
         raise InputError(name, value, accepted)
+
+
+def require_whole(name: str, value: object, least: int = 1, *, otherwise: str = "") -> None:
+    """Raise InputError unless `value` is an integer >= `least`, or None where `otherwise` says what None stands for."""
+    ok = (value is None and bool(otherwise)) or (isinstance(value, int) and value >= least)
+    require(name, value, ok, f"an integer >= {least}" + (f", or None for {otherwise}" if otherwise else ""))
+
+
+def require_number(name: str, value: object, low: float, high: float = math.inf, *, low_open: bool = False, high_open: bool = True) -> None:
+    """Raise InputError unless `value` is a finite number from `low` to `high`, the ends as the flags say."""
+    number = isinstance(value, int | float) and math.isfinite(value)
+    ok = number and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)  # type: ignore[operator]
+    lower = f"{'>' if low_open else '>='} {low:g}"
+    require(name, value, ok, f"a finite number {lower}" + ("" if high == math.inf else f" and {'<' if high_open else '<='} {high:g}"))
 
 
 __all__ = [
@@ -306,4 +337,6 @@ __all__ = [
     "log_odds",
     "margin",
     "require",
+    "require_number",
+    "require_whole",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import autoattack
-from isogrid.attacks.base import BUDGET_SLACK, Attack, AttackOutcome, Problem
+from isogrid.attacks.base import Attack, AttackOutcome, Problem
 from isogrid.attacks.subject import Subject, prepared
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm
@@ -74,11 +74,10 @@ def _on_survivors(attack: Attack, before: Sequence[AttackOutcome], subject: Subj
     """The attack's outcome on all samples; those that `before` broke within its budget keep that example."""
     if attack.budget is None or not before:
         return attack.on(subject, seed=seed)
-    limit = attack.budget * (1 + BUDGET_SLACK) + 1e-6
     known = before[0]
     for other in before[1:]:
         known = merged(known, other)
-    done = ~known.correct | (known.success & (known.distance <= limit))
+    done = ~known.correct | (known.success & (known.distance <= known.domain.allowed(torch.full_like(known.distance, attack.budget))))
     rows = torch.nonzero(~done).squeeze(1)
     fields = {f.name: getattr(known, f.name) for f in dataclasses.fields(AttackOutcome)}
     tensors: dict[str, Any] = {name: value.clone() for name, value in fields.items() if isinstance(value, Tensor)}

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.checkpoint import Stages
-from isogrid.core.errors import InputError, one_of
+from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.norms import Norm
 from isogrid.core.random import Streams
+
+BUDGET_SLACK, BUDGET_ULPS = 1e-5, 4.0
+"""A candidate may exceed its budget by this share, and by so many units in the last place of the box's largest value."""
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -36,6 +39,10 @@ class Domain:
     def clip(self, x: Tensor) -> Tensor:
         """The closest point of the domain; the identity where it is free."""
         return x.clamp(self.low, self.high) if self.name == "box" else x
+
+    def allowed(self, budget: Tensor) -> Tensor:
+        """The size [B] up to which a candidate counts as within `budget` [B]: rounding of x + delta is no offence."""
+        return budget * (1 + BUDGET_SLACK) + BUDGET_ULPS * torch.finfo(budget.dtype).eps * max(abs(self.low), abs(self.high))
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -89,8 +96,9 @@ class Problem:
     `x` [B, *S] and `y` [B]: the clean samples, correctly classified unless the attack says `moves_misclassified`.
     `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
     `rows`: this problem's rows in the batch that `counts` covers; `room`: how many rows the batch rule allows at once (a search that
-    runs a sample several times side by side keeps to it). `stages`: where an attack of several stages may leave finished ones; only the
-    problem that the driver hands out has it. All tensors live on one device.
+    runs a sample several times side by side keeps to it). `unit`: the rounding unit of the model's own logits, which are handed out in x's
+    type. `stages`: where an attack of several stages may leave finished ones; only the problem that the driver hands out has it. All
+    tensors live on one device.
     """
 
     model: Model
@@ -104,6 +112,7 @@ class Problem:
     counts: Counts
     rows: Tensor
     room: int
+    unit: float
     stages: Stages | None = None
 
     @property
@@ -125,6 +134,7 @@ class Problem:
             counts=self.counts,
             rows=self.rows[rows],
             room=self.room,
+            unit=self.unit,
         )
 
     def with_budget(self, budget: Tensor | None) -> Problem:
@@ -142,7 +152,7 @@ class Problem:
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            z = self.model(leaf)
+            z = self._with_graph(leaf)
             value = loss(z, y)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         where = self._where(rows)
@@ -158,7 +168,7 @@ class Problem:
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            z = self.model(leaf)
+            z = self._with_graph(leaf)
         logits = z.detach()
         (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
         where = self._where(rows)
@@ -175,7 +185,7 @@ class Problem:
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            z = self.model(leaf)
+            z = self._with_graph(leaf)
         logits = z.detach()
         chosen = classes if isinstance(classes, Tensor) else classes(logits, y)
         where, k = self._where(rows), chosen.shape[1]
@@ -190,6 +200,15 @@ class Problem:
                 yield gradient.contiguous()
 
         return logits, chosen, gradients()
+
+    def _with_graph(self, leaf: Tensor) -> Tensor:
+        z = self.model(leaf)
+        if not z.requires_grad:
+            raise ModelError(
+                "model: its logits have no gradient with respect to the input (a detach, no_grad or rounding in forward?); accepted: a "
+                "differentiable model, or gradient-free attacks (square, hopskipjump, noise)"
+            )
+        return z
 
     def stage(self, number: int, compute: Callable[[], Tensor]) -> Tensor:
         """`compute()`, or what it gave in an interrupted run, with the queries that it had cost by then."""

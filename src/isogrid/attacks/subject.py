@@ -18,6 +18,7 @@ BATCH_BYTES = 192 * 2**20
 activations of one forward pass, in the model's precision, within BATCH_BYTES, but at most MAX_ROWS and at least 1. It depends on
 the model and the shape of the input only, never on free memory or on the number of samples."""
 MAX_ROWS = 1024
+PRECISIONS = (torch.float32, torch.float64)
 AGREE = 1e-4
 """Two orders of summation give logits that differ by less than this share of the largest; a model that differs by more is left alone."""
 
@@ -85,9 +86,12 @@ class Layout:
 
 
 def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
-    """Raise InputError unless x [N, *S] is floating, finite and inside `box`, and y [N] holds integer classes, N >= 1."""
-    if x.dim() < 2 or not x.is_floating_point():
-        raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", "floating-point samples of shape [N, ...]")
+    """Raise InputError unless x [N, *S] is float32 or float64, finite and inside `box`, and y [N] holds integer classes, N >= 1."""
+    if not (math.isfinite(box[0]) and math.isfinite(box[1]) and box[0] < box[1]):
+        raise InputError("box", tuple(box), "finite limits (low, high) with low < high")
+    if x.dim() < 2 or x.dtype not in PRECISIONS:
+        accepted = "float32 or float64 samples of shape [N, ...] (in half precision a perturbation drowns in rounding: use .float())"
+        raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", accepted)
     if len(x) == 0:
         raise InputError("x", "0 samples", "at least one sample")
     if y.shape != (len(x),) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -102,18 +106,28 @@ def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
 
 
 def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
-    """The model as a function to logits [B, C >= 2]; a single output z becomes (0, z).
+    """The model as a function to logits [B, C >= 2] of x's type; a single output z becomes (0, z).
 
-    Raises ModelError where one forward pass on a few samples raises, or gives a wrong shape or non-finite values, and InputError
-    where a label has no logit.
+    Raises ModelError where one forward pass on a few samples raises, writes into its input, or gives a wrong shape or non-finite values,
+    and InputError where a label has no logit.
     """
-    probe = x[: min(len(x), 8)]
+    return _classifier(model, x, y)[0]
+
+
+def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
+    """`as_classifier`, and the rounding unit of the model's own logits."""
+    probe = x[: min(len(x), 8)].clone()
+    version = probe._version
     try:
         with torch.no_grad():
             z = model(probe)
     except Exception as error:  # whatever a user's forward raises ends in one line
         said = (str(error).splitlines() or [""])[0]
         raise ModelError(f"model: forward raised {type(error).__name__} on input of shape {tuple(probe.shape)}: {said}") from error
+    if probe._version != version:
+        raise ModelError(
+            "model: forward writes into its input; accepted: a forward that leaves it alone (x = x - mean instead of x -= mean)"
+        )
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() not in (1, 2) or len(z) != len(probe):
         got = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
         raise ModelError(f"model: forward gave {got}; accepted: floating-point logits of shape [{len(probe)}, classes]")
@@ -124,9 +138,11 @@ def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise InputError("y", f"labels from {low} to {high}", f"0 to {classes - 1}: the model has {classes} classes")
+    unit = torch.finfo(z.dtype).eps
+    plain: Model = model if z.dtype == x.dtype else lambda inputs: model(inputs).to(x.dtype)
     if not single:
-        return model
-    return lambda inputs: nn.functional.pad(model(inputs).reshape(len(inputs), 1), (1, 0))
+        return plain, unit
+    return lambda inputs: nn.functional.pad(plain(inputs).reshape(len(inputs), 1), (1, 0)), unit
 
 
 def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
@@ -140,29 +156,41 @@ def _rows(x: Tensor, activations: int, state_copies: int) -> int:
 
 
 def _activations(model: nn.Module, x: Tensor) -> int:
-    """Elements of all feature maps of one sample."""
-    elements = int(getattr(model, "activation_elements", 0))  # a program says it, since hooks cannot look inside
+    """Elements of all feature maps of one sample: what layers give out, or what is kept for a backward pass, whichever is more."""
+    if elements := int(getattr(model, "activation_elements", 0)):
+        return elements  # a program says it itself, since it may take many rows at once only
+    given = 0
+    kept: dict[int, int] = {}  # functions such as torch.relu are no layers: only what they keep shows
+    own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
 
     def add(_module: nn.Module, _inputs: object, output: object) -> None:
-        nonlocal elements
+        nonlocal given
         if isinstance(output, Tensor):
-            elements += output.numel()
+            given += output.numel()
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.numel())
+        return tensor
 
     hooks = [m.register_forward_hook(add) for m in model.modules() if not any(True for _ in m.children())]
+    keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    leaf = x[:1].clone().requires_grad_()
     try:
-        with frozen(model), torch.no_grad(), contextlib.suppress(Exception):  # a raising forward is reported by as_classifier
-            model(x[:1])
+        with frozen(model), torch.enable_grad(), keeping, contextlib.suppress(Exception):  # as_classifier reports a raising forward
+            model(leaf + 0)  # a model that writes into its input is reported there, too
     finally:
         for hook in hooks:
             hook.remove()
-    return elements
+    return int(max(given, sum(kept.values())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """A classifier and samples, checked and prepared once for any number of attacks: see `prepared`.
 
-    x [N, *S], y [N], box: the samples; function: the model as a function to logits [B, C]; clean [N]: its predictions on them.
+    x [N, *S], y [N], box: the samples; function: the model as a function to logits [B, C] in x's type; unit: the rounding unit
+    of the model's own; clean [N]: its predictions on the samples.
     """
 
     model: nn.Module
@@ -173,11 +201,27 @@ class Subject:
     box: tuple[float, float]
     clean: Tensor
     activations: int
+    unit: float
     closed: list[bool] = field(default_factory=list)
 
     def room(self, state_copies: int) -> int:
         """The rows that the batch rule allows at once."""
         return _rows(self.x, self.activations, state_copies)
+
+
+def _clean(function: Model, x: Tensor, rows: int) -> Tensor:
+    """Predictions [N]; raises ModelError where a sample has a logit that is no number: it would count as class 0."""
+    parts = []
+    for number, part in enumerate(torch.split(x, rows)):
+        with torch.no_grad():
+            z = function(part)
+        bad = torch.nonzero(~torch.isfinite(z).all(1)).flatten()
+        if len(bad):
+            raise ModelError(
+                f"model: forward gave NaN or infinite logits for sample {number * rows + int(bad[0])}; accepted: finite logits"
+            )
+        parts.append(z.argmax(1))
+    return torch.cat(parts)
 
 
 @contextlib.contextmanager
@@ -187,13 +231,13 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
     Raises InputError for unusable samples and ModelError where the model is no classifier on them.
     """
     check_samples(x, y, box)
+    x, y = x.clone() if x.is_inference() else x.detach(), y.long()
     activations = _activations(model, x)
     with frozen(model):
-        function = as_classifier(model, x, y)
-        with torch.no_grad():
-            clean = torch.cat([function(part).argmax(1) for part in torch.split(x, _rows(x, activations, 1))])
+        function, unit = _classifier(model, x, y)
+        clean = _clean(function, x, _rows(x, activations, 1))
         layout = Layout(model, function, x)
-        subject = Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations)
+        subject = Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations, unit=unit)
         try:
             yield subject
         finally:

@@ -21,8 +21,8 @@ VOID_FAILURES = 0.01
 """Above this share of failures among the attacked, correctly classified samples, r_2 is void."""
 SATURATION_MARGIN = 0.01
 """An r_inf that may lie within this margin of 0 or of the accuracy is saturated; half the default tolerance of r_inf."""
-BUDGET_SLACK = 1e-5, 1e-6
-"""Relative and absolute rounding by which a perturbation may exceed its budget; the driver's own."""
+BUDGET_SLACK = 1e-5
+"""The share by which rounding may take a perturbation beyond its budget; the driver's own."""
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -222,11 +222,11 @@ class Envelope:
     winner: NDArray[np.str_]
 
     def r_inf(self, eps: float) -> float:
-        """The share of all N samples that are correct and that no attack turned within eps: E[distance > eps (1 + 1e-5) + 1e-6].
+        """The share of all N samples that are correct and that no attack turned within eps: E[distance > eps (1 + 1e-5)].
 
-        The slack is the driver's, so that a perturbation that it accepted at eps counts at eps here too.
+        The slack is the driver's, for the rounding of x + delta.
         """
-        return float(np.mean(self.distance[~np.isnan(self.distance)] > eps * (1 + BUDGET_SLACK[0]) + BUDGET_SLACK[1]))
+        return float(np.mean(self.distance[~np.isnan(self.distance)] > eps * (1 + BUDGET_SLACK)))
 
 
 def envelope(attacks: Sequence[Distances]) -> Envelope:

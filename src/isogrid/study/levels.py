@@ -31,10 +31,10 @@ class Attacked:
     records: pd.DataFrame
 
     def distances(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """[count] in the order of the test samples; NaN where it was not run."""
+        """[count] in the order of the test samples; NaN where it was not run. What the driver accepted as within eps is not beyond it."""
         values = np.full(count, np.nan)
         values[self.records["sample"].to_numpy()] = self.records["distance"].to_numpy()
-        return values
+        return values if self.eps is None else np.where(np.isinf(values), values, np.minimum(values, self.eps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isogrid.metrics.robustness import saturated
+from isogrid.metrics.robustness import BUDGET_SLACK, saturated
 from isogrid.study.evidence import Evidence, Measure
 from isogrid.study.levels import Attacked, Family, Level, groups
 
@@ -113,7 +113,7 @@ def _envelope_values(level: Level, ids: Sequence[str], eps: float | None) -> Arr
     if any(identity not in level.attacks for identity in ids):
         return None
     distance = level.envelope(ids).distance
-    return distance if eps is None else (distance > eps * (1 + 1e-5) + 1e-6).astype(np.float64)
+    return distance if eps is None else (distance > eps * (1 + BUDGET_SLACK)).astype(np.float64)
 
 
 def _measure(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import Attack, AttackOutcome
-from isogrid.attacks.base import BUDGET_SLACK
 from isogrid.core.random import generator
 from isogrid.testing.law import demand
 
@@ -113,7 +112,7 @@ def truthful(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, out: Attack
         demand(low >= out.domain.low and high <= out.domain.high, f"x_adv leaves the box: [{low}, {high}]")
     limit = torch.full_like(size, attack.budget) if budget is None and attack.budget is not None else budget
     if limit is not None:
-        over = torch.nonzero(size > limit * (1 + BUDGET_SLACK) + 1e-6).flatten().tolist()
+        over = torch.nonzero(size > out.domain.allowed(limit.to(x))).flatten().tolist()
         demand(not over, f"rows {over} exceed the budget")
     white_box = not attack.gradient_free
     demand(bool((out.forwards >= 0).all()) and (white_box or bool((out.backwards == 0).all())), "queries counted wrongly")

@@ -94,8 +94,8 @@ class AttackRecord:
         return self.correct & ~np.isnan(self.distance)
 
     def broken_at(self, eps: float) -> Bools:
-        """bool [N]: turned by a perturbation of size eps or smaller (the driver's slack included)."""
-        return self.success & (self.distance <= eps * (1 + 1e-5) + 1e-6)
+        """bool [N]: turned by a perturbation of size eps or smaller; what the driver accepted within a budget is within it."""
+        return self.success & ((self.distance <= eps) | (self.eps is not None and self.eps <= eps))
 
     @classmethod
     def of_columns(cls, attack: Attack, identity: str, columns: Mapping[str, ArrayLike], n: int, eps: float | None = None) -> AttackRecord:
