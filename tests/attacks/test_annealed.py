@@ -13,6 +13,7 @@ from isogrid.attacks.losses import log_odds_slope
 from isogrid.core.norms import L2
 from isogrid.core.random import generator
 from isogrid.testing import exact_distance, tiny_network
+from isogrid.testing.bench import fortress
 
 ATTACKS = [DDN, FMN, lambda **options: FMN(norm="linf", **options)]
 
@@ -123,3 +124,15 @@ def test_a_first_success_far_beyond_the_boundary_comes_all_the_way_back(make):
     assert bool((out.distance >= optimum * (1 - 1e-5)).all())
     assert bool((out.distance <= optimum * 1.001).all())
     assert out.backwards.double().mean() < 60
+
+
+@pytest.mark.parametrize("make", ATTACKS)
+@pytest.mark.parametrize("options", [{}, {"tolerance": 0.02}])
+def test_a_row_is_done_when_it_is_done_whoever_else_is_not(make, options):
+    model, x, y = fortress()
+    ids = torch.arange(len(y))
+    attack = make(**options)
+    alone, among = attack(model, x[:1], y[:1], ids=ids[:1]), attack(model, x, y, ids=ids)
+    assert torch.allclose(alone.distance, among.distance[:1], rtol=1e-4)
+    assert abs(int(among.forwards[0] - alone.forwards[0])) <= 3  # rounding may end a cycle otherwise
+    assert among.forwards[0] < 60

@@ -61,6 +61,43 @@ def test_many_samples_fit(names):
     assert all(peak < LIMIT_GIB for peak in peaks.values()), peaks
 
 
+FUNCTIONS = """
+import resource, torch
+from torch import nn
+from isogrid.attacks import DDN
+from isogrid.core.random import generator
+torch.set_num_threads(1)
+
+class Residual(nn.Module):
+    # every step a function, none a layer
+    def __init__(self):
+        super().__init__()
+        draw = generator(0, "memory")
+        widths = (3, 32, 32, 32, 32)
+        self.w = nn.ParameterList(torch.randn(b, a, 3, 3, generator=draw) / (9 * a) ** 0.5 for a, b in zip(widths, widths[1:]))
+        self.last = nn.Parameter(torch.randn(10, 32, generator=draw))
+
+    def forward(self, x):
+        for w in self.w:
+            y = torch.relu(nn.functional.conv2d(x, w, padding=1))
+            x = x + y if x.shape == y.shape else y
+        return x.mean((2, 3)) @ self.last.T
+
+model = Residual()
+x = torch.rand(700, 3, 32, 32, generator=generator(0, "memory", "x"))
+with torch.no_grad():
+    y = torch.cat([model(part).argmax(1) for part in x.split(100)])
+assert DDN(steps=2)(model, x, y).forwards.sum() > 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def test_a_network_written_in_functions_is_measured_too():
+    """Counted by its layers alone it would be attacked 1,024 samples at once, in 1.5 GiB."""
+    result = subprocess.run([sys.executable, "-c", FUNCTIONS], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 0.8, result.stdout
+
+
 CLASSES = """
 import resource, torch
 from torch import nn

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.base import Domain, Loss, Problem, margin
-from isogrid.attacks.geometry import shrink
+from isogrid.attacks.geometry import least_move, shrink
 from isogrid.attacks.losses import log_odds_slope
 from isogrid.attacks.schedules import Plan
 from isogrid.core.norms import L2, rows as per_row
@@ -23,8 +23,6 @@ from isogrid.core.norms import L2, rows as per_row
 FIRST_GROWTH, GROWTH, GROWTH_CAP = 0.05, 1.1, 1.0
 """Before the first success a radius grows by FIRST_GROWTH, a share that multiplies by GROWTH at each failure, up to doubling. At 1.3 the
 radius outran the search for a direction: on a ResNet, l_inf distances ended 17 % longer."""
-COMPACT = 1 / 16
-"""Rows that have left are dropped from memory once they are this share of the batch."""
 NO_GRADIENT_RADIUS = 0.02
 """Where the gradient is exactly zero, the radius starts at that of a move by this much in every element."""
 STREAK, STREAK_CAP = 1.5, 0.3
@@ -104,7 +102,6 @@ class _Active:
     failures: Tensor
     streak: Tensor
     before: Tensor
-    at_work: Tensor
 
     @classmethod
     def all(cls, problem: Problem, start: float | None) -> _Active:
@@ -123,15 +120,12 @@ class _Active:
             failures=none.clone(),
             streak=none.clone(),
             before=torch.full_like(none, math.inf),
-            at_work=torch.ones_like(none, dtype=torch.bool),
         )
 
-    def drop_finished(self) -> None:
-        """Forget the rows that have left, once enough of them have for the copy to pay."""
-        if int(self.at_work.sum()) <= (1 - COMPACT) * len(self.rows):
-            keep = torch.nonzero(self.at_work).squeeze(1)
-            for field in fields(self):
-                setattr(self, field.name, getattr(self, field.name)[keep])
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows, at once: one that stayed would go on, and be charged, for as long as its neighbours need."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name)[rows])
 
     def index(self, problem: Problem) -> Tensor | None:
         """The rows, or None while they are all rows of the problem: copies by index cost more than small arithmetic."""
@@ -193,9 +187,11 @@ def anneal(
 
     `steps`: at most that many gradients a row. `tolerance`: a row leaves once a cycle shortened its distance by a smaller share.
     `sharpness`: the clean margin that logits are scaled to in the loss, times `Plan.focus` (None: the logits as they are). `start`: the
-    first radius (None: the distance to the boundary as linearised at x).
+    first radius in units of the box's width (None: the distance to the boundary as linearised at x).
     """
-    live, record = _Active.all(problem, start), _Record.empty(problem.x.flatten(1))
+    width = problem.domain.high - problem.domain.low
+    live, record = _Active.all(problem, None if start is None else start * width), _Record.empty(problem.x.flatten(1))
+    least = least_move(problem) * problem.norm.size(torch.ones_like(live.x[:1]))  # at a tie the linearised boundary is at distance 0
     for step in range(steps):
         rows = live.index(problem)
         y, scale = (problem.y, record.scale) if rows is None else (problem.y[rows], record.scale[rows])
@@ -235,7 +231,7 @@ def anneal(
         )
         if plan.relative:
             length = length * torch.where(seen.found, 1.0, SHORTER**live.failures)
-        live.radius = seen.gap if step == 0 and start is None else radius(seen)
+        live.radius = torch.maximum(seen.gap, least) if step == 0 and start is None else radius(seen)
         if problem.domain.name == "box" and step >= plan.stuck and not bool(seen.found.all()):
             gradient = _free_stuck(problem, live.x + delta, gradient, seen)
         _move(problem, plan, live, gradient, seen.steepness, length, place, step)
@@ -262,7 +258,7 @@ def _first_gradient(problem: Problem, point: Tensor, record: _Record, sharpness:
     def slope(logits: Tensor, y: Tensor) -> Tensor:
         record.clean = margin(logits, y)
         if sharpness is not None:
-            floor = logits.abs().amax(1) * torch.finfo(logits.dtype).eps + _TINY
+            floor = logits.gather(1, y[:, None]).squeeze(1).abs() * problem.unit + _TINY
             record.scale = sharpness / torch.maximum(record.clean, floor)
         return tempered(record.scale)(logits, y)
 
@@ -312,7 +308,8 @@ def _move(
         live.radius[flat[lost]] = torch.maximum(live.radius[flat[lost]].nan_to_num(0, 0, 0), least)
     live.radius = torch.minimum(live.radius, live.worst)
     if not plan.relative:
-        scale = length / (steepness if norm is L2 else L2.size(gradient))
+        width = problem.domain.high - problem.domain.low
+        scale = length * width / (steepness if norm is L2 else L2.size(gradient))
     elif norm is L2:
         scale = length * live.radius / steepness
     else:
@@ -336,15 +333,18 @@ def _restart(problem: Problem, live: _Active, found: Tensor, step: int) -> None:
 def _turn(plan: Plan, live: _Active, found: Tensor, record: _Record, tolerance: float) -> bool:
     """Advance the clocks of the rows with a success; where a cycle ends, the row leaves or goes on from its best point. False: all left."""
     live.clock += found
-    over = live.at_work & (live.clock >= torch.where(live.cycle == 0, plan.length[0], plan.length[1]))
+    over = live.clock >= torch.where(live.cycle == 0, plan.length[0], plan.length[1])
     ended = torch.nonzero(over).squeeze(1)
     if len(ended) == 0:
         return True
     size = record.size[live.rows[ended]]
-    live.at_work[ended] = size < live.before[ended] * (1 - tolerance)
+    leaves = size >= live.before[ended] * (1 - tolerance)
     live.before[ended], live.radius[ended] = size, size
     live.point[ended] = live.x[ended] + record.delta[live.rows[ended]]
     live.cycle[ended] += 1
     live.clock[ended] = live.streak[ended] = 0
-    live.drop_finished()
-    return bool(live.at_work.any())
+    if bool(leaves.any()):
+        stay = torch.ones_like(over)
+        stay[ended[leaves]] = False
+        live.keep(torch.nonzero(stay).squeeze(1))
+    return len(live.rows) > 0

@@ -267,7 +267,7 @@ def _verify(model: Model, problem: Problem, x_adv: Tensor, correct: Tensor) -> t
                 moved = short[better]
                 x_adv[moved], z[moved] = longer[better], z_longer[better]
     distance = norm.size(x_adv - x)
-    usable = finite & torch.isfinite(distance) & torch.isfinite(z).all(1)
+    usable = finite & torch.isfinite(distance) & torch.isfinite(z).all(1) & ((distance > 0) | (z.argmax(1) == y) | ~correct)
     if problem.budget is not None:
         usable &= distance <= domain.allowed(problem.budget)
     unusable = ~usable

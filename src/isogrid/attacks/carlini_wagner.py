@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Domain, Problem, margin, require
+from isogrid.attacks.base import Attack, Domain, Problem, margin, require_number, require_whole
 from isogrid.attacks.deepfool import rivals
 from isogrid.attacks.geometry import limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm, rows as per_row
@@ -102,6 +102,7 @@ class _Pixels:
     def __init__(self, domain: Domain) -> None:
         self.free = domain.name == "free"
         self.low, self.width = domain.low, domain.high - domain.low
+        self.unit = self.width if self.free else 1.0  # of v: Adam's steps do not follow the scale of x by themselves
 
     def inverse(self, x: Tensor) -> Tensor:
         """v at x, pixels shrunk inside."""
@@ -132,9 +133,9 @@ class CarliniWagner(Attack):
     Lagrange multiplier at the point found, or halves the bracket between failure and success. Bracket, steps and stopping belong to
     each sample alone. A search ends after `patience` steps (default: steps / 8, at least 8) without progress. A sample leaves when c
     succeeded at no more than 4 times the multiplier or the largest failure, or improved its distance by less than 2 %: beyond the
-    critical constant the hinge is an exact penalty, and every c has the same minimiser. In domain "free" v = x'. Where the margin has no
-    gradient at x (the label's and the highest other logit are constant there, as dead units make them), the row goes for the class
-    whose linearised boundary is nearest.
+    critical constant the hinge is an exact penalty, and every c has the same minimiser. In domain "free" v = x', and `lr` is in units of
+    the box's width. Where the margin has no gradient at x (the label's and the highest other logit are constant there, as dead units make
+    them), the row goes for the class whose linearised boundary is nearest.
 
     `polish` > 0 (kappa = 0 only) ends the attack with that many moves to the point closest to x on the boundary linearised at the best
     point, kept where they are verified to be adversarial and shorter, and `queries` forward passes shrink the result onto the boundary
@@ -164,19 +165,13 @@ class CarliniWagner(Attack):
     queries: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("searches", "steps"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "an integer >= 1")
-        require("lr", self.lr, 0 < self.lr < float("inf"), "a finite number > 0")
-        require("c0", 1.0 if self.c0 is None else self.c0, self.c0 is None or 0 < self.c0 < float("inf"), "a finite number > 0, or None")
-        require("kappa", self.kappa, 0 <= self.kappa < float("inf"), "a finite number >= 0")
-        require(
-            "patience",
-            self.patience or 1,
-            self.patience is None or self.patience >= 1,
-            "an integer >= 1, or None for steps / 8, at least 8",
-        )
-        for name in ("polish", "queries"):
-            require(name, getattr(self, name), getattr(self, name) >= 0, "an integer >= 0")
+        for name, least in (("searches", 1), ("steps", 1), ("polish", 0), ("queries", 0)):
+            require_whole(name, getattr(self, name), least)
+        require_whole("patience", self.patience, otherwise="steps / 8, at least 8")
+        require_number("lr", self.lr, 0, low_open=True)
+        if self.c0 is not None:
+            require_number("c0", self.c0, 0, low_open=True)
+        require_number("kappa", self.kappa, 0)
 
     @property
     def budget(self) -> float | None:
@@ -191,7 +186,7 @@ class CarliniWagner(Attack):
         best = problem.x.clone()
         length = torch.full((problem.n,), torch.inf, dtype=best.dtype, device=best.device)
         work = _Work(problem, pixels.inverse(problem.x), self.c0 or 0.0)
-        pace = self._pace().to(best)
+        pace = self._pace(pixels).to(best)
         with torch.no_grad():
             while work.n:
                 self._advance(problem, pixels, work, best, length, pace)
@@ -203,10 +198,10 @@ class CarliniWagner(Attack):
                 best[found] = shrink(problem, best[found], found, near, far, self.queries)
         return best
 
-    def _pace(self) -> Tensor:
+    def _pace(self, pixels: _Pixels) -> Tensor:
         """What the root of Adam's second mean is multiplied with in steps 1 to `steps`: both bias corrections over the learning rate."""
         step = torch.arange(self.steps, dtype=torch.float64)
-        rate = self.lr * (1 - (1 - DECAY) / self.steps * step)
+        rate = self.lr * pixels.unit * (1 - (1 - DECAY) / self.steps * step)
         return (1 - BETA_1 ** (step + 1)) / (1 - BETA_2 ** (step + 1)).sqrt() / rate
 
     def _advance(self, problem: Problem, pixels: _Pixels, s: _Work, best: Tensor, length: Tensor, pace: Tensor) -> None:
@@ -229,7 +224,7 @@ class CarliniWagner(Attack):
         size = torch.linalg.vector_norm(delta.flatten(1), dim=1)
         # twice the objective's gradient in v is the distance's, `drag`, less c / 2 times the margin's, `pull`
         drag, pull = (delta, gradient) if slope is None else (delta.mul_(slope), gradient * slope)
-        push = torch.gt(hinge, 0, out=torch.empty_like(hinge)).mul_(s.c)
+        push = s.c.masked_fill(over, 0)  # at a tie the hinge is 0, but not yet behind the boundary
         force = torch.addcmul(drag, per_row(push, pull), pull, value=-0.5)
 
         size.masked_fill_(~over, torch.inf)

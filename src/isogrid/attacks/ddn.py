@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.annealed import Verdicts, anneal
-from isogrid.attacks.base import Attack, Domain, Problem, require
+from isogrid.attacks.base import Attack, Domain, Problem, require_number, require_whole
 from isogrid.attacks.schedules import CONVERGING, fixed
 from isogrid.core.norms import L2, Norm
 
@@ -37,7 +37,7 @@ class DDN(Attack):
     With `converge` (the default) each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
     shrinks it ever faster while successes follow each other, runs annealed cycles until one shortens its distance by less than the share
     `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit. Without it all rows spend `steps` passes
-    from `init_norm` on, as published (the last one forward only, since no step follows it).
+    from `init_norm` on (in units of the box's width), as published (the last one forward only, since no step follows it).
     Raises InputError for parameters out of range. Source: Rony et al. 2019 (arXiv 1811.09600), Algorithm 1, without quantisation.
     Pitfall: with few fixed steps, init_norm * (1 + gamma)^steps limits the radius, and samples that are farther away stay unbroken.
 
@@ -60,11 +60,12 @@ class DDN(Attack):
     init_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        require("steps", self.steps, self.steps >= 1 and self.steps == int(self.steps), "an integer >= 1")
-        require("tolerance", self.tolerance, 0 <= self.tolerance < 1, "a number from 0 to below 1")
-        require("sharpness", self.sharpness or 0, self.sharpness is None or self.sharpness > 0, "a number > 0, or None")
-        require("gamma", self.gamma, 0 < self.gamma < 1, "a number between 0 and 1")
-        require("init_norm", self.init_norm, self.init_norm > 0, "a number > 0")
+        require_whole("steps", self.steps)
+        require_number("tolerance", self.tolerance, 0, 1)
+        if self.sharpness is not None:
+            require_number("sharpness", self.sharpness, 0, low_open=True)
+        require_number("gamma", self.gamma, 0, 1, low_open=True)
+        require_number("init_norm", self.init_norm, 0, low_open=True)
 
     @property
     def budget(self) -> float | None:

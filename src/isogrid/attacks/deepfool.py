@@ -8,14 +8,14 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Loss, Problem, margin, require
-from isogrid.attacks.geometry import TOLERANCE, limits, reach, shrink, slope
+from isogrid.attacks.base import Attack, Loss, Problem, margin, require_number, require_whole
+from isogrid.attacks.geometry import TOLERANCE, least_gap, least_move, limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm
 
 COARSE = 5e-2
 """A move of a part of the way may fall short of its gain by this share: the next one makes up for it."""
-ROUNDING = 4.0
-"""A gap below this many units in the last place of the logits is rounding: a step is never computed from less."""
+STUCK = 8
+"""What counts as rounding doubles with each of so many moves: on a margin of a few units in the last place a row would stay for good."""
 
 
 def rivals(logits: Tensor, y: Tensor, candidates: int | None) -> Tensor:
@@ -33,9 +33,10 @@ def _highest(candidates: int | None) -> Loss:
     return lambda logits, y: rivals(logits, y, candidates)
 
 
-def _distance(w: Tensor, gap: Tensor, within: tuple[Tensor, Tensor] | None) -> Tensor:
-    """gap / ||w|| [B], over the elements that can move; inf where nothing can."""
+def _distance(w: Tensor, gap: Tensor, within: tuple[Tensor, Tensor] | None, least: float) -> Tensor:
+    """gap / ||w|| [B], over the elements that can move; inf where nothing can. `gap` grows in place to that of a move of size `least`."""
     steep = slope(w, within)
+    torch.maximum(gap, steep * least, out=gap)
     return torch.where(steep > 0, gap / steep, torch.inf)
 
 
@@ -65,15 +66,16 @@ def _walk(
         if classes is None:
             classes = torch.zeros(problem.n, chosen.shape[1], dtype=chosen.dtype, device=chosen.device)
             classes[rows] = chosen
-        gaps = logits.gather(1, y[:, None]) - logits.gather(1, chosen)
-        gaps = torch.maximum(gaps, ROUNDING * torch.finfo(gaps.dtype).eps * logits.abs().amax(1, keepdim=True))
+        own, others = logits.gather(1, y[:, None]), logits.gather(1, chosen)
+        patience = 2.0 ** min(step, STUCK)
+        gaps, least = torch.maximum(own - others, least_gap(problem, own, others) * patience), least_move(problem) * patience
         flat = here.flatten(1)
         normal, gap = next(gradients).flatten(1).clone(), gaps[:, 0].clone()
         within = limits(flat, domain)
-        nearest = _distance(normal, gap, within)
+        nearest = _distance(normal, gap, within, least)
         for gradient, short in zip(gradients, gaps.unbind(1)[1:], strict=True):
             w = gradient.flatten(1)
-            away = _distance(w, short, within)
+            away = _distance(w, short, within, least)
             closer = torch.nonzero(away < nearest).squeeze(1)
             for best, value in ((nearest, away), (gap, short), (normal, w)):
                 best.index_copy_(0, closer, value.index_select(0, closer))
@@ -82,7 +84,7 @@ def _walk(
         over = logits.argmax(1) != y
         fooled.append(rows[over])
         span = (there - here).flatten(1).abs_().amax(1)  # NaN shows, and tiny moves do not underflow
-        moved = ~over & (span > 0) & torch.isfinite(span)
+        moved = ~over & torch.isfinite(span) & ((span > 0) | (torch.isfinite(nearest) & (step < STUCK)))
         rows, there = rows[moved], there[moved]
         if len(rows) == 0:
             break
@@ -158,17 +160,10 @@ class DeepFool(Attack):
     parts: int | None = None
 
     def __post_init__(self) -> None:
-        require("steps", self.steps, self.steps >= 1, "an integer >= 1")
-        require("overshoot", self.overshoot, 0 <= self.overshoot <= 1, "a number from 0 to 1")
-        require(
-            "candidates", self.candidates or 1, self.candidates is None or self.candidates >= 1, "an integer >= 1, or None for all classes"
-        )
-        require(
-            "parts",
-            self.parts or 1,
-            self.parts is None or self.parts >= 1,
-            "an integer >= 1, or None for 3 in a box and 1 in the free domain",
-        )
+        require_whole("steps", self.steps)
+        require_number("overshoot", self.overshoot, 0, 1, high_open=False)
+        require_whole("candidates", self.candidates, otherwise="all classes")
+        require_whole("parts", self.parts, otherwise="3 in a box and 1 in the free domain")
 
     @property
     def budget(self) -> float | None:
@@ -221,15 +216,12 @@ class SuperDeepFool(Attack):
     queries: int = 6
 
     def __post_init__(self) -> None:
-        require("m", self.m or 1, self.m is None or self.m >= 1, "an integer >= 1, or None for as many as the class needs to change")
-        require("n", self.n, self.n >= 1, "an integer >= 1")
-        require("rounds", self.rounds, self.rounds >= 1, "an integer >= 1")
-        require("steps", self.steps, self.steps >= 1, "an integer >= 1")
-        require("overshoot", self.overshoot, 0 <= self.overshoot <= 1, "a number from 0 to 1")
-        require(
-            "candidates", self.candidates or 1, self.candidates is None or self.candidates >= 1, "an integer >= 1, or None for all classes"
-        )
-        require("queries", self.queries, self.queries >= 0, "an integer >= 0")
+        require_whole("m", self.m, otherwise="as many as the class needs to change")
+        for name in ("n", "rounds", "steps"):
+            require_whole(name, getattr(self, name))
+        require_number("overshoot", self.overshoot, 0, 1, high_open=False)
+        require_whole("candidates", self.candidates, otherwise="all classes")
+        require_whole("queries", self.queries, 0)
 
     @property
     def budget(self) -> float | None:

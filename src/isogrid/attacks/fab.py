@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require
-from isogrid.attacks.geometry import shrink
+from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.geometry import least_gap, least_move, shrink
 from isogrid.attacks.losses import targeted_margin
 from isogrid.attacks.projections import Planes
 from isogrid.core.errors import one_of
@@ -72,14 +72,13 @@ class FAB(Attack):
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
         if self.eps is not None:
-            require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0, or None for a minimum-norm attack")
+            require_number("eps", self.eps, 0, low_open=True)
         for name in ("steps", "targets", "restarts", "patience"):
-            value = getattr(self, name)
-            require(name, value, value >= 1 and value == int(value), "an integer >= 1")
-        require("tolerance", self.tolerance, 0 <= self.tolerance < 1, "a number from 0 to below 1")
-        require("alpha_max", self.alpha_max, 0 <= self.alpha_max <= 1, "a number from 0 to 1")
-        require("eta", self.eta, self.eta >= 1, "a number >= 1")
-        require("beta", self.beta, 0 < self.beta <= 1, "a number above 0, at most 1")
+            require_whole(name, getattr(self, name))
+        require_number("tolerance", self.tolerance, 0, 1)
+        require_number("alpha_max", self.alpha_max, 0, 1, high_open=False)
+        require_number("eta", self.eta, 1)
+        require_number("beta", self.beta, 0, 1, low_open=True, high_open=False)
 
     @property
     def budget(self) -> float | None:
@@ -134,8 +133,11 @@ class FAB(Attack):
         nearest = torch.full_like(closest.size[rows], math.inf)
         idle = torch.zeros_like(nearest)
         for step in range(self.steps):
-            _, f, w = problem.gradient(x.view(-1, *shape), targeted_margin(target), rows)
+            z, f, w = problem.gradient(x.view(-1, *shape), targeted_margin(target), rows)
             w = w.flatten(1)
+            own, other = (z.gather(1, k[:, None]).squeeze(1) for k in (problem.y[rows], target))
+            hidden = least_gap(problem, own, other) + least_move(problem) * norm.dual_size(w)
+            f = torch.where(f > 0, f, torch.minimum(f, -hidden))  # aimed at a boundary that rounding hides, it would stay in front of it
             x = self._between(problem, x0, x, w, f)
             logits = problem.logits(x.view(-1, *shape), rows)
             gap, size = margin(logits, problem.y[rows]), norm.size(x - x0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.annealed import PlaceRule, Verdicts, anneal
-from isogrid.attacks.base import Attack, Domain, Problem, require
+from isogrid.attacks.base import Attack, Domain, Problem, require_number, require_whole
 from isogrid.attacks.schedules import CONVERGING, fixed
 from isogrid.core.errors import one_of
 from isogrid.core.norms import NORMS, Norm, norm as norm_of
@@ -45,7 +45,7 @@ class FMN(Attack):
 
     With `converge` (the default) gamma grows by half with each further success in a row, and each row runs annealed cycles until one
     shortens its distance by less than the share `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit.
-    Without it all rows spend `steps` passes, step lengths from 1 to 0.01 and gamma from 0.05 to 0.001, as published.
+    Without it all rows spend `steps` passes, step lengths from 1 to 0.01 of the box's width and gamma from 0.05 to 0.001, as published.
     Raises InputError for parameters out of range.
     Source: Pintor et al. 2021 (arXiv 2102.12827), Algorithm 1. Pitfalls of ports: rescaling to the sphere where the ball is meant, and a
     radius that creeps towards the boundary without end (OVERSHOOT and an ever faster growth prevent that).
@@ -69,9 +69,10 @@ class FMN(Attack):
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
-        require("steps", self.steps, self.steps >= 1 and self.steps == int(self.steps), "an integer >= 1")
-        require("tolerance", self.tolerance, 0 <= self.tolerance < 1, "a number from 0 to below 1")
-        require("sharpness", self.sharpness or 0, self.sharpness is None or self.sharpness > 0, "a number > 0, or None")
+        require_whole("steps", self.steps)
+        require_number("tolerance", self.tolerance, 0, 1)
+        if self.sharpness is not None:
+            require_number("sharpness", self.sharpness, 0, low_open=True)
 
     @property
     def budget(self) -> float | None:

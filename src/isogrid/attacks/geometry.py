@@ -14,8 +14,21 @@ from isogrid.core.norms import L2, rows as per_row
 
 TOLERANCE = 1e-4
 """A move may fall short of its gain by this share: an overshoot of 0.02 hides it, an attack without one iterates once more."""
+ROUNDING = 4.0
+"""A gap below this many units in the last place of its logits is rounding: a step is never computed from less."""
 SHRINK_TOLERANCE = 1e-4
 SHRINK_LEAN = 0.05
+_TIED = 1e-30
+
+
+def least_gap(problem: Problem, own: Tensor, other: Tensor) -> Tensor:
+    """The difference of two logits [...] that rounding may hide, from the larger of these two: a third one at -1e9 does not matter."""
+    return ROUNDING * problem.unit * torch.maximum(own.abs(), other.abs())
+
+
+def least_move(problem: Problem) -> float:
+    """The change of one element that rounding may swallow where x is largest."""
+    return torch.finfo(problem.x.dtype).eps * max(abs(problem.domain.low), abs(problem.domain.high))
 
 
 def limits(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor] | None:
@@ -64,13 +77,13 @@ def reach(x: Tensor, w: Tensor, gain: Tensor, domain: Domain, tolerance: float =
 def shrink(problem: Problem, x_adv: Tensor, rows: Tensor, near: Tensor, far: Tensor, queries: int = 6) -> Tensor:
     """The adversarial point closest to x on each segment from x to `x_adv` [b, *S], as far as `queries` forward passes find it.
 
-    `rows` [b]: the rows of the problem; `near` > 0 and `far` < 0 [b]: the margins at x and at x_adv. The secant between the ends of
+    `rows` [b]: the rows of the problem; `near` >= 0 and `far` < 0 [b]: the margins at x and at x_adv. The secant between the ends of
     the bracket gives the next point, leaning by SHRINK_LEAN towards the adversarial end, so that it mostly lands on that side; the
     point returned was itself evaluated. A row leaves once the secant promises less than SHRINK_TOLERANCE of its length.
     """
     x = problem.x[rows]
     low, high = torch.zeros_like(near), torch.ones_like(far)
-    f_low, f_high = near.clone(), far.clone()
+    f_low, f_high = near.clamp_min(_TIED), far.clone()
     active = torch.nonzero((f_low > 0) & (f_high < 0)).squeeze(1)
     for _ in range(queries):
         a, b = low[active], high[active]

@@ -57,7 +57,7 @@ CONVERGING = Plan(length=(15, 10), step=(1.0, 0.3), last_step=0.02, gamma=(0.05,
 
 
 def fixed(steps: int, gamma: float, last_gamma: float) -> Plan:
-    """One cycle of `steps` on every row: step lengths from 1 to 0.01 in the units of x, as published for DDN and FMN."""
+    """One cycle of `steps` on every row: step lengths from 1 to 0.01 of the box's width, as published for DDN and FMN."""
     stuck = max(STUCK, int(STUCK_SHARE * steps))
     gammas = (gamma, 0.0)
     return Plan(length=(steps, 0), step=(1.0, 0.0), last_step=0.01, gamma=gammas, last_gamma=last_gamma, stuck=stuck, relative=False)

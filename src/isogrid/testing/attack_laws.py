@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from isogrid.attacks import Attack
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import generator
-from isogrid.testing.bench import ROWS, SHAPE, network, randomness, same, samples, take, truthful
+from isogrid.testing.bench import ROWS, SHAPE, fortress, network, randomness, same, samples, take, truthful
 from isogrid.testing.law import Law, check, demand, laws
+
+FINE: Final = 1e-4
+"""A budget that float32 cannot keep to next to samples in [0, 1]."""
 
 
 def _rows_alone(attack: Attack) -> None:
@@ -30,6 +34,15 @@ def _rows_alone(attack: Attack) -> None:
     same(whole, take(attack(model, x[order], y[order], ids=ids[order]), back), "samples in another order")
     for rows in (torch.arange(0, 7), torch.arange(7, ROWS), torch.tensor([3]), torch.tensor([8])):
         same(take(whole, rows), attack(model, x[rows], y[rows], ids=ids[rows]), f"rows {rows.tolist()} alone")
+    _beside_the_unbreakable(attack)
+
+
+def _beside_the_unbreakable(attack: Attack) -> None:
+    """One row among many that nothing breaks: it must not go on for as long as they do."""
+    model, x, y = fortress()
+    ids = torch.arange(len(y))
+    alone, among = attack(model, x[:1], y[:1], ids=ids[:1]), attack(model, x, y, ids=ids)
+    same(alone, take(among, torch.tensor([0])), "a row beside unbreakable ones")
 
 
 def _repeatable(attack: Attack) -> None:
@@ -113,6 +126,13 @@ def _float64(attack: Attack) -> None:
     out = attack(model, x, y)
     demand(out.x_adv.dtype == torch.float64, f"x_adv is {out.x_adv.dtype} for float64 samples")
     truthful(attack, model, x, y, out)
+    if attack.gradient_free:
+        return
+    fine = None if attack.budget is None else FINE * torch.ones(ROWS, dtype=torch.float64)
+    line, x, y = _next_to_a_line(1e-9 if fine is None else 0.01 * FINE, torch.float64)
+    out = attack(line, x, y, budget=fine)
+    near = out.success & (out.distance <= (3e-8 if fine is None else 2 * FINE))
+    demand(float(near.double().mean()) >= 0.75, "float64 samples next to a boundary are not broken nearby: was the search in float32?")
 
 
 def _tables(attack: Attack) -> None:
@@ -130,6 +150,14 @@ def _row_budgets(attack: Attack) -> None:
     budget = attack.budget * torch.linspace(0, 1.5, ROWS)
     out = attack(model, x, y, budget=budget)
     truthful(attack, model, x, y, out, budget)
+    if "eps" not in attack.__dataclass_fields__:
+        return
+    for share in (0.3, 1.5):
+        rows = attack.budget * share
+        mixed = attack(model, x, y, budget=torch.where(torch.arange(ROWS) % 2 == 0, rows, 0.1 * rows))
+        alike = replace(attack, eps=rows)(model, x, y)  # type: ignore[call-arg]
+        even = torch.arange(0, ROWS, 2)
+        same(take(mixed, even), take(alike, even), f"a budget per row of {rows:g} against eps = {rows:g}")
 
 
 class _Affine(nn.Module):
@@ -217,18 +245,21 @@ def _no_graph(attack: Attack) -> None:
     truthful(attack, model, x, y, attack(model, x, y))
 
 
-def _finds(attack: Attack) -> None:
-    reach = 0.01 * (1.0 if attack.budget is None else min(attack.budget, 10.0))
-    W = torch.randn(math.prod(SHAPE), generator=generator(0, "law linear"))
+def _next_to_a_line(reach: float, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear model and samples at l2 distance `reach` from its plane W.(x - 0.5) = 0, on both sides in turn."""
+    W = torch.randn(math.prod(SHAPE), generator=generator(0, "law linear")).to(dtype)
     unit = W / W.norm()
-    along = 0.4 * torch.rand(ROWS, len(W), generator=generator(0, "law interior")) - 0.2
+    along = 0.4 * torch.rand(ROWS, len(W), generator=generator(0, "law interior")).to(dtype) - 0.2
     along -= (along @ unit)[:, None] * unit
-    side = torch.where(torch.arange(ROWS) % 2 == 0, 1.0, -1.0)
-    x = 0.5 + along + reach * side[:, None] * unit  # at l2 distance `reach` from the plane W.(x - 0.5) = 0
-    model = _Affine(W[:, None], -0.5 * W.sum().reshape(1))
-    out = attack(model, x.view(-1, *SHAPE), (side > 0).long())
-    share = float(out.success.double().mean())
-    demand(share >= 0.25, f"breaks {share:.0%} of samples that lie within 1 % of its budget of a linear boundary")
+    side = torch.where(torch.arange(ROWS) % 2 == 0, 1.0, -1.0).to(dtype)
+    x = 0.5 + along + reach * side[:, None] * unit
+    return _Affine(W[:, None], -0.5 * W.sum().reshape(1)), x.view(-1, *SHAPE), (side > 0).long()
+
+
+def _finds(attack: Attack) -> None:
+    out = attack(*_next_to_a_line(0.01 * (1.0 if attack.budget is None else min(attack.budget, 10.0)), torch.float32))
+    share, least = float(out.success.double().mean()), 0.25 if attack.gradient_free else 0.9
+    demand(share >= least, f"breaks {share:.0%} of samples that lie within 1 % of its budget of a linear boundary, not {least:.0%}")
 
 
 def _rejects(attack: Attack) -> None:

@@ -64,6 +64,28 @@ def tiny_network(seed: int, inputs: int = 2, hidden: Sequence[int] = (6,), class
     return nn.Sequential(*modules[:-1])
 
 
+class _Fortress(nn.Module):
+    """`network`, but wherever the first element is below 1/4 it predicts class 0 with no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.inner(x)
+        constant = z.new_tensor([1e3] + [0.0] * (z.shape[1] - 1))
+        return torch.where((x.flatten(1)[:, 0] < 0.25)[:, None], constant + 0 * z, z)
+
+
+def fortress(guards: int = 40) -> tuple[nn.Module, Tensor, Tensor]:
+    """A model and samples of which the first is as breakable as any, and the `guards` others nearly unbreakable."""
+    model = _Fortress()
+    x = samples(model.inner)[0][[0, *[1] * guards]].clone()
+    x[0, 0, 0, 0], x[1:, 0, 0, 0] = 0.9, 0.0
+    with torch.no_grad():
+        return model, x, model(x).argmax(1)
+
+
 def samples(model: nn.Module, dtype: torch.dtype = torch.float32, n: int = ROWS) -> tuple[Tensor, Tensor]:
     """Samples with pixels exactly at 0 and 1; every fifth label is wrong."""
     x = (torch.rand(n, *SHAPE, generator=generator(0, "law samples"), dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1).to(dtype)
