@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
@@ -30,7 +30,12 @@ OnEvent = Callable[[Event], None]
 def warm_up(modules: Iterable[str]) -> None:
     """Start the server that workers are forked from, and let it import `modules`, while this process goes on; the first call counts."""
     multiprocessing.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C during its imports would print them
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def abandon() -> None:

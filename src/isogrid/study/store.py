@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from isogrid.core.errors import InputError
 from isogrid.core.files import digest, load_tensors, read_json, replacing_folder, save_tensors, write_json
 
-SCHEMA = 4
+SCHEMA = 5
 """Part of every key: raised whenever the meaning of a cell changes, so that old cells are never taken for new ones."""
 
 
@@ -63,22 +63,31 @@ class Cell:
     @property
     def metrics(self) -> dict[str, Any]:
         """Scalars, so that tables need not open the records."""
-        value: dict[str, Any] = read_json(self.folder / "metrics.json")
+        value: dict[str, Any] = self._read("metrics.json", read_json)
         return value
 
     @property
     def seconds(self) -> float:
         """CPU time that it took; kept apart from the results, which are the same bytes every time."""
-        return float(read_json(self.folder / "timing.json")["cpu_seconds"])
+        return float(self._read("timing.json", lambda path: read_json(path)["cpu_seconds"]))
 
     @property
     def records(self) -> pd.DataFrame:
         """One row per sample."""
-        return pd.read_parquet(self.folder / "records.parquet")
+        found: pd.DataFrame = self._read("records.parquet", pd.read_parquet)
+        return found
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """A safetensors file of the cell."""
-        return load_tensors(self.folder / f"{name}.safetensors")
+        found: dict[str, Tensor] = self._read(f"{name}.safetensors", load_tensors)
+        return found
+
+    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+        try:
+            return read(self.folder / name)
+        except (OSError, ValueError, KeyError, TypeError):  # cells are written whole: something else has damaged this one
+            accepted = "a whole file; delete its folder and run the study again, which computes this cell alone anew"
+            raise InputError("cell", str(self.folder / name), accepted) from None
 
     def has(self, name: str) -> bool:
         """Whether the cell holds that safetensors file."""
