@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.base import Attack, Model, Problem, frozen, require
+from isogrid.attacks.base import Attack, Model, Problem, frozen, require_number
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, Norm
 from isogrid.core.random import derive
@@ -64,7 +63,7 @@ class Wrapped(Attack):
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
         if self.eps is not None:
-            require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0, or none for a minimum-norm attack")
+            require_number("eps", self.eps, 0, low_open=True)
         current = _source_digest(self._function())
         if self.digest and self.digest != current:
             raise InputError("digest", self.digest, f"{current}, that of {self.target or 'the function'} as it is now")

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require
+from isogrid.attacks.base import Attack, Problem, require_number, require_whole
 from isogrid.attacks.pgd import PGD
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
@@ -48,8 +48,8 @@ class Minimise(Attack):
             raise InputError("attack", self.attack, "an attack with a fixed budget (eps)")
         if self.attack.domain != self.domain:
             raise InputError("domain", self.domain, f"that of the attack, {self.attack.domain}")
-        require("searches", self.searches, self.searches >= 1 and self.searches == int(self.searches), "an integer >= 1")
-        require("tolerance", self.tolerance, 0 < self.tolerance < 1, "a number between 0 and 1")
+        require_whole("searches", self.searches)
+        require_number("tolerance", self.tolerance, 0, 1, low_open=True)
 
     @property
     def budget(self) -> float | None:

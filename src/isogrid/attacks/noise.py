@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require
+from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
 from isogrid.core.errors import one_of
 from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
 
@@ -40,8 +40,8 @@ class Noise(Attack):
     draws: int = 10
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0")
-        require("draws", self.draws, self.draws >= 1 and self.draws == int(self.draws), "an integer >= 1")
+        require_number("eps", self.eps, 0, low_open=True)
+        require_whole("draws", self.draws)
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
 

@@ -23,7 +23,8 @@ class Transfer(Attack):
     x~ = argmax over the ball of the SOURCE's loss: the attack runs in its `exhaustive` form, without an exit at the first success, for
     what has just crossed the source's boundary crosses no other. Success is judged on the target, by the driver. Norm, budget and domain
     are those of `attack`; `source` takes the same inputs and classes. The target's gradients are never used, and the search asks it
-    nothing. Raises InputError where `domain` differs from the attack's. Source: Papernot et al. 2017; Zhao et al. 2018 for dense <-> pruned.
+    nothing. Raises InputError where `domain` differs from the attack's. Source: Papernot et al. 2017; Zhao et al. 2018 for dense and
+    pruned.
     Pitfalls: a minimum-norm candidate stops at the source's boundary and seldom crosses the target's: take fixed-budget attacks. A
     sample that the source misclassifies to begin with is submitted as it is, unless the attack moves misclassified samples.
 
