@@ -194,6 +194,72 @@ def test_a_peer_that_breaks_everything_breaks_nothing() -> None:
     assert torch.equal(out.adversarial, model(out.x_adv).argmax(1))  # judged in eval mode, on the model's own weights
 
 
+def flips_a_hook(seen: Any) -> None:
+    seen.register_forward_hook(lambda module, inputs, output: -output)
+
+
+def replaces_a_parameter(seen: Any) -> None:
+    seen[0].weight = nn.Parameter(-seen[0].weight.detach())
+
+
+def replaces_a_layer(seen: Any) -> None:
+    seen[2] = nn.Linear(8, 2)
+
+
+def adds_a_layer(seen: Any) -> None:
+    seen.append(nn.Linear(2, 2))
+
+
+def reshapes_its_data(seen: Any) -> None:
+    seen[2].weight.data = torch.zeros(5, 5)
+
+
+VANDALS = (flips_a_hook, replaces_a_parameter, replaces_a_layer, adds_a_layer, reshapes_its_data, lambda seen: seen.double())
+
+
+@pytest.mark.parametrize("outputs", [2, 1])
+@pytest.mark.parametrize("vandal", VANDALS)
+def test_a_peer_that_rebuilds_its_model_does_not_reach_the_one_that_judges(vandal: Callable[[Any], None], outputs: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, outputs))
+    x = torch.rand(16, 6)
+    before, parts = {name: value.clone() for name, value in model.state_dict().items()}, list(model.modules())
+    z = model(x).detach()
+    called = []
+
+    def attack(seen: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        called.append(len(x))
+        parts = [*seen.modules(), *(cell.cell_contents for cell in getattr(seen.model, "__closure__", None) or ())]
+        vandal(next(part for part in parts if isinstance(part, nn.Sequential)))
+        return x
+
+    y = z.argmax(1) if outputs == 2 else (z.squeeze(1) > 0).long()
+    out = Wrapped(function=attack)(model, x, y)
+    assert called == [16]
+    assert not out.success.any()
+    assert list(model.modules()) == parts
+    assert {name: value.tolist() for name, value in model.state_dict().items()} == {name: v.tolist() for name, v in before.items()}
+    assert torch.equal(model(x), z)
+
+
+def test_a_model_that_cannot_be_copied_is_restored_as_far_as_possible() -> None:
+    class Single(nn.Linear):
+        def __deepcopy__(self, memo: object) -> object:
+            raise TypeError("one of its kind")
+
+    model, x = Single(6, 2), torch.rand(4, 6)
+    before = model.weight.detach().clone()
+
+    def attack(seen: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            for parameter in seen.parameters():
+                parameter.mul_(-1)
+        return x
+
+    assert not Wrapped(function=attack)(model, x, model(x).argmax(1)).success.any()
+    assert torch.equal(model.weight, before)
+
+
 def test_random_callables_repeat() -> None:
     model, x, y = network()
     attack = Wrapped(function=lambda model, x, y: x + torch.randn_like(x) + np.random.rand() + random.random())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import inspect
 import random
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,8 @@ class Wrapped(Attack):
     (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it.
     `model` is an nn.Module in eval mode with frozen parameters, x [B, *S] float in the box, y [B] int64; x_adv is a tensor or an array
     of x's shape, in which a row that is not finite, or too far from x, is a failure. Random draws of torch, numpy and `random` inside are
-    seeded from (seed, sample ids), so a stochastic function repeats in equal batches; model and global states are restored after.
+    seeded from (seed, sample ids), so a stochastic function repeats in equal batches; global states are restored after. The function is
+    handed a copy of the model, so that nothing it does to it (hooks, layers, types) reaches the model that judges.
     `digest` is that of the source file, filled in; given and different, the file has changed.
 
     Raises InputError where the target cannot be loaded, or the function raises or returns something of another shape.
@@ -82,9 +85,9 @@ class Wrapped(Attack):
         settings = {}
         if problem.budget is not None and _takes_eps(function):
             settings["eps"] = float(problem.budget.min())
-        counted = _Counted(problem.model)
+        counted = _Counted(_copied(problem.model)).eval()
         seed = derive(problem.streams.seed, self.name, *problem.streams.ids.tolist())
-        with _untouched(counted), _seeded(seed, problem.x.device), torch.enable_grad():
+        with _untouched(_Counted(problem.model)), _seeded(seed, problem.x.device), torch.enable_grad():
             try:
                 result = function(counted, problem.x.clone(), problem.y.clone(), **settings)
             except Exception as error:  # whatever somebody else's code raises ends in one line
@@ -133,9 +136,26 @@ class _Counted(nn.Module):
         self.backwards += len(gradient)
 
 
+def _copied(model: Model) -> Model:
+    """The model made anew, so that nothing a peer does to it reaches the one that judges; itself where it cannot be copied.
+
+    A function around a module (it pads single logits, or changes their type) is rebuilt around a copy: `deepcopy` hands out functions as
+    they are.
+    """
+    try:
+        if not isinstance(model, types.FunctionType):
+            return copy.deepcopy(model)
+        inner = [cell.cell_contents for cell in model.__closure__ or ()]
+        cells = [types.CellType(_copied(part) if isinstance(part, nn.Module | types.FunctionType) else part) for part in inner]
+        return types.FunctionType(model.__code__, model.__globals__, closure=tuple(cells))
+    except Exception:  # a user's module may hold what cannot be copied, and says so in any way it likes
+        return model
+
+
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside: modes, flags, gradients and the values of parameters and buffers are as before after."""
+    """Modes, flags, gradients and the values of parameters and buffers are as before after: for a model that could not be copied, or that
+    a peer knows from elsewhere."""
     tensors = [*model.parameters(), *model.buffers()]
     before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     try:
