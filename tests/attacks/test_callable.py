@@ -138,6 +138,25 @@ def test_eps_follows_the_budget_given() -> None:
     assert (out.x_adv - x).abs().max().item() == pytest.approx(0.2, abs=1e-6)
 
 
+def test_rows_of_different_budgets_get_their_own() -> None:
+    model, x, y = network()
+    told = []
+
+    def step(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        told.append((len(x), round(eps, 3)))
+        return sign_step(model, x, y, eps)
+
+    budget = torch.tensor([0.1, 0.2, 0.0, 0.1]).repeat(8)
+    attack = Wrapped(function=step, norm="linf", eps=0.05)
+    out = attack(model, x, y, budget=budget)
+    assert told == [(16, 0.1), (8, 0.2)]  # at radius 0 there is nothing to ask for
+    torch.testing.assert_close((out.x_adv - x).flatten(1).abs().amax(1), budget)
+    assert out.forwards.tolist() == [1, 1, 0, 1] * 8
+    for row in (0, 1, 2):
+        alone = attack(model, x[row : row + 1], y[row : row + 1], budget=budget[row : row + 1], ids=torch.tensor([row]))
+        torch.testing.assert_close(alone.x_adv[0], out.x_adv[row])
+
+
 @pytest.mark.parametrize(
     ("function", "what"),
     [

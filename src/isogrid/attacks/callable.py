@@ -32,7 +32,8 @@ class Wrapped(Attack):
     r"""Any callable (model, x, y) -> x_adv as an attack: its candidates are clipped, re-evaluated and measured like all others.
 
     Give a `function`, or its `target` "file.py:name" / "package.module:name", which can be written in a study's YAML. `norm` and `eps`
-    (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it.
+    (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it, and
+    is called once for each of the budgets where they differ from row to row.
     `model` is an nn.Module in eval mode with frozen parameters, x [B, *S] float in the box, y [B] int64; x_adv is a tensor or an array
     of x's shape, in which a row that is not finite, or too far from x, is a failure. Random draws of torch, numpy and `random` inside are
     seeded from (seed, sample ids), so a stochastic function repeats in equal batches; global states are restored after. The function is
@@ -81,10 +82,18 @@ class Wrapped(Attack):
         return NORMS[self.norm]
 
     def search(self, problem: Problem) -> Tensor:
-        function, label = self._function(), self.label or self.target or self.name
-        settings = {}
-        if problem.budget is not None and _takes_eps(function):
-            settings["eps"] = float(problem.budget.min())
+        function = self._function()
+        if problem.budget is None or not _takes_eps(function):
+            return self._ask(function, problem)
+        x_adv = problem.x.clone()
+        for eps in sorted(set(problem.budget[problem.budget > 0].tolist())):  # a function takes one eps: equal ones share a call
+            rows = torch.nonzero(problem.budget == eps).squeeze(1)
+            x_adv[rows] = self._ask(function, problem.take(rows), eps=eps)
+        return x_adv
+
+    def _ask(self, function: Function, problem: Problem, **settings: float) -> Tensor:
+        """What the function makes of all rows at once."""
+        label = self.label or self.target or self.name
         counted = _Counted(_copied(problem.model)).eval()
         seed = derive(problem.streams.seed, self.name, *problem.streams.ids.tolist())
         with _untouched(_Counted(problem.model)), _seeded(seed, problem.x.device), torch.enable_grad():
