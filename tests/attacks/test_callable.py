@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import warnings
@@ -301,6 +302,36 @@ def test_single_logit_models_look_like_two_classes() -> None:
     assert seen == [(4, 2)]
 
 
+def own_error_after(call: Callable[[], Any]) -> None:
+    with contextlib.suppress(Exception):
+        call()
+    raise ValueError("my own")
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [lambda a: a[..., ::-1], lambda a: np.asfortranarray(a), lambda a: np.broadcast_to(a[:1], a.shape), lambda a: a.astype(np.float16)],
+)
+def test_arrays_of_any_layout_are_taken(strange: Callable[[np.ndarray], np.ndarray]) -> None:
+    model, x, y = network()
+    out = Wrapped(function=lambda model, x, y: strange(x.numpy()), norm="l2")(model, x, y)
+    assert torch.equal(out.x_adv, torch.from_numpy(strange(x.numpy()).copy()).float())
+
+
+def test_the_models_own_error_is_not_blamed_on_the_peer() -> None:
+    class Moody(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) == 3:
+                raise ZeroDivisionError("mine")
+            return super().forward(x)
+
+    model, x = Moody(6, 2), torch.rand(8, 6)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        Wrapped(function=lambda model, x, y: model(x[:3]))(model, x, model(x).argmax(1))
+    with pytest.raises(InputError, match="attack callable: got ValueError: my own"):
+        Wrapped(function=lambda model, x, y: own_error_after(lambda: model(x[:3])))(model, x, model(x).argmax(1))
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -308,6 +339,14 @@ def test_single_logit_models_look_like_two_classes() -> None:
         (lambda model, x, y: x[:1], r"shape \(1, 1, 8, 8\); accepted: one tensor x_adv of shape \(32, 1, 8, 8\)"),
         (lambda model, x, y: 1 / 0, "ZeroDivisionError"),
         (lambda model: model, "TypeError"),
+        (lambda model, x, y: np.array([None] * x.numel()).reshape(x.shape), "object"),
+        (lambda model, x, y: x.to(torch.complex64), "complex64"),
+        (lambda model, x, y: x.tolist(), "list"),
+        (lambda model, x, y: model(x[..., :3]), "RuntimeError"),
+        (lambda model, x, y: model(x.numpy()), "TypeError"),
+        (lambda model, x, y: model(x.double()), "RuntimeError"),
+        (lambda model, x, y: own_error_after(lambda: model(x[..., :3])), "ValueError: my own"),
+        (lambda model, x, y: own_error_after(lambda: model(None)), "ValueError: my own"),
     ],
 )
 def test_unusable_functions_end_in_one_line(function: Callable[..., Any], message: str) -> None:

@@ -94,22 +94,21 @@ class Wrapped(Attack):
     def _ask(self, function: Function, problem: Problem, **settings: float) -> Tensor:
         """What the function makes of all rows at once."""
         label = self.label or self.target or self.name
-        counted = _Counted(_copied(problem.model)).eval()
+        counted = _Counted(_copied(problem.model), problem.x).eval()
         seed = derive(problem.streams.seed, self.name, *problem.streams.ids.tolist())
-        with _untouched(_Counted(problem.model)), _seeded(seed, problem.x.device), torch.enable_grad():
+        with _untouched(_Counted(problem.model, problem.x)), _seeded(seed, problem.x.device), torch.enable_grad():
             try:
                 result = function(counted, problem.x.clone(), problem.y.clone(), **settings)
             except Exception as error:  # whatever somebody else's code raises ends in one line
-                if counted.failed:
+                if error is counted.raised:
                     raise
                 raise InputError(f"attack {label}", f"{type(error).__name__}: {error}", "a function that returns x_adv") from error
-        if isinstance(result, np.ndarray):
-            result = torch.from_numpy(result)
-        if not isinstance(result, Tensor) or result.shape != problem.x.shape:
-            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        x_adv = _as_tensor(result)
+        if x_adv is None or x_adv.shape != problem.x.shape:
+            got = f"{result.dtype} of shape {tuple(result.shape)}" if isinstance(result, Tensor | np.ndarray) else type(result).__name__
             raise InputError(f"attack {label}", got, f"one tensor x_adv of shape {tuple(problem.x.shape)}")
         problem.charge(forwards=-(-counted.forwards // problem.n), backwards=-(-counted.backwards // problem.n))
-        return result.detach().to(problem.x)
+        return x_adv.detach().to(problem.x)
 
     def _function(self) -> Function:
         if self.function is not None:
@@ -124,18 +123,19 @@ class Wrapped(Attack):
 class _Counted(nn.Module):
     """The model as a peer sees it: a module that counts the rows of its forward and backward passes."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, like: Tensor) -> None:
         super().__init__()
         self.model = model
+        self.kind = like.shape[1:], like.dtype, like.device
         self.forwards = self.backwards = 0
-        self.failed = False  # the model itself raised: that is not the peer's doing
+        self.raised: Exception | None = None  # by the model itself, on samples of its kind: that is not the peer's doing
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         try:
             z: Tensor = self.model(x)
-        except Exception:
-            self.failed = True
+        except Exception as error:
+            self.raised = error if isinstance(x, Tensor) and (x.shape[1:], x.dtype, x.device) == self.kind else None
             raise
         if z.requires_grad:
             z.register_hook(self._note)  # type: ignore[no-untyped-call]
@@ -143,6 +143,16 @@ class _Counted(nn.Module):
 
     def _note(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+
+def _as_tensor(result: object) -> Tensor | None:
+    """A tensor or array, of whatever layout, as a tensor of real numbers; None for anything else."""
+    if isinstance(result, np.ndarray):
+        try:
+            result = torch.from_numpy(np.array(result, order="C"))  # a copy: no negative strides, nothing read-only
+        except TypeError:  # no numbers
+            return None
+    return result if isinstance(result, Tensor) and not result.is_complex() else None
 
 
 def _copied(model: Model) -> Model:
