@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from isogrid.attacks import PGD, DeepFool, Wrapped, config_of, make
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
+from isogrid.core.norms import norm
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
 
@@ -121,6 +122,19 @@ def test_config_round_trip_and_a_changed_file(tmp_path: Path) -> None:
         make(config)
     model, x, y = network()
     assert not torch.equal(make(fresh)(model, x, y).x_adv, x)  # the new text runs, not a cached module
+
+
+@pytest.mark.parametrize(
+    "definition", ["attack = functools.partial(step, size=1)", "attack = Step()", "attack = step", "attack = Step().__call__"]
+)
+def test_whatever_kind_of_callable_a_target_is_its_file_is_digested(definition: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = "import functools\ndef step(model, x, y, size=0):\n    return x\nclass Step:\n    __call__ = lambda self, m, x, y: x\n"
+    file.write_text(text + definition)
+    before = make({"name": "callable", "target": f"{file}:attack"}).digest
+    file.write_text(text + definition + "\n# changed\n")
+    assert "" != before != make({"name": "callable", "target": f"{file}:attack"}).digest
+    assert Wrapped(target="isogrid.core.norms:norm").digest == Wrapped(function=norm).digest != ""
 
 
 def test_agrees_with_our_own_step() -> None:

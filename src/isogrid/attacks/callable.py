@@ -22,6 +22,7 @@ from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, Norm
 from isogrid.core.random import derive
 from isogrid.core.targets import load_target
+from isogrid.models import source_digest
 
 Function = Callable[..., Any]
 
@@ -38,7 +39,7 @@ class Wrapped(Attack):
     of x's shape, in which a row that is not finite, or too far from x, is a failure. Random draws of torch, numpy and `random` inside are
     seeded from (seed, sample ids), so a stochastic function repeats in equal batches; global states are restored after. The function is
     handed a copy of the model, so that nothing it does to it (hooks, layers, types) reaches the model that judges.
-    `digest` is that of the source file, filled in; given and different, the file has changed.
+    `digest` is that of the file that the target names, or that defines the function, filled in; given and different, the file has changed.
 
     Raises InputError where the target cannot be loaded, or the function raises or returns something of another shape.
     Pitfall: queries cannot be told apart by row: each row is charged the mean, rounded up; zero gradients inside are
@@ -68,7 +69,8 @@ class Wrapped(Attack):
             raise one_of("norm", self.norm, NORMS)
         if self.eps is not None:
             require_number("eps", self.eps, 0, low_open=True)
-        current = _source_digest(self._function())
+        function = self._function()  # refuses a target that is none
+        current = source_digest(self.target) if self.target else _source_digest(function)
         if self.digest and self.digest != current:
             raise InputError("digest", self.digest, f"{current}, that of {self.target or 'the function'} as it is now")
         object.__setattr__(self, "digest", current)
