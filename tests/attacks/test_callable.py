@@ -302,6 +302,30 @@ def test_random_callables_repeat() -> None:
     assert not torch.equal(a.x_adv, c.x_adv)
 
 
+def test_a_generator_seeded_from_the_global_state_repeats() -> None:
+    """What docs/recipes.md recommends for numpy's own generators, which no global seed reaches."""
+    model, x, y = network()
+
+    def draw(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + torch.from_numpy(np.random.default_rng(np.random.randint(2**31)).normal(size=x.shape)).float()
+
+    a, b, c = (Wrapped(function=draw)(model, x, y, seed=s) for s in (0, 0, 1))
+    assert torch.equal(a.x_adv, b.x_adv)
+    assert not torch.equal(a.x_adv, c.x_adv)
+    assert "np.random.default_rng(np.random.randint(2**31))" in RECIPES.read_text(encoding="utf-8")
+
+
+def test_the_default_dtype_is_restored() -> None:
+    model, x, y = network()
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return x
+
+    Wrapped(function=attack)(model, x, y)
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_single_logit_models_look_like_two_classes() -> None:
     seen = []
 

@@ -36,8 +36,9 @@ class Wrapped(Attack):
     (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it, and
     is called once for each of the budgets where they differ from row to row.
     `model` is an nn.Module in eval mode with frozen parameters, x [B, *S] float in the box, y [B] int64; x_adv is a tensor or an array
-    of x's shape, in which a row that is not finite, or too far from x, is a failure. Random draws of torch, numpy and `random` inside are
-    seeded from (seed, sample ids), so a stochastic function repeats in equal batches; global states are restored after. The function is
+    of x's shape, in which a row that is not finite, or too far from x, is a failure. The global generators of torch, numpy
+    (`np.random.seed`'s) and `random` are seeded from (seed, sample ids), so a function that draws from them repeats in equal batches;
+    they are restored after. Pitfall: a generator that the function makes itself, such as `np.random.default_rng()`, is not. The function is
     handed a copy of the model, so that nothing it does to it (hooks, layers, types) reaches the model that judges.
     `digest` is that of the file that the target names, or that defines the function, filled in; given and different, the file has changed.
 
@@ -192,8 +193,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global random states of torch, numpy and Python seeded inside and restored after: foreign code draws from them."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    """The global random states of torch, numpy and Python seeded inside, since foreign code draws from them; restored after, and with them
+    torch's default dtype."""
+    numpy_state, python_state, dtype = np.random.get_state(), random.getstate(), torch.get_default_dtype()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
@@ -203,6 +205,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+            torch.set_default_dtype(dtype)
 
 
 def _takes_eps(function: Function) -> bool:
