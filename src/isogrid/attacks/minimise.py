@@ -24,8 +24,9 @@ class Minimise(Attack):
 
     The first radius is the attack's own eps; it doubles while a sample is unbroken, up to the size of the domain, then the gap between
     the largest failure `low` and the smallest found distance `high` is halved until high - low <= `tolerance` * high, in at
-    most `searches` searches. A candidate of size d proves d, not the radius it was found with; it is first pulled back towards the
-    clean sample, by bisection along the segment, which costs forward passes only. Rows leave as they converge.
+    most `searches` searches from the first success on (doublings before it are as many as the domain's size takes). A candidate of size d
+    proves d, not the radius it was found with; it is first pulled back towards the clean sample, by bisection along the segment, which
+    costs forward passes only. Rows leave as they converge.
     Raises InputError where `attack` has no budget. Source: the binary search over eps of Foolbox and AttackBench, made per sample.
     Pitfall: a failure at one radius says nothing about smaller ones where the attack is weak or random: the result is an upper estimate.
 
@@ -64,10 +65,14 @@ class Minimise(Attack):
         found = problem.x.clone()
         low = torch.zeros(problem.n, dtype=found.dtype, device=found.device)
         high = torch.full_like(low, math.inf)
-        radius = torch.full_like(low, self.attack.budget)
         farthest = _reach(problem)
+        # a radius below one rounding step of the farthest is none, and doubling 0 would never end
+        radius = torch.full_like(low, min(self.attack.budget, torch.finfo(low.dtype).max)).clamp(
+            farthest * torch.finfo(low.dtype).eps, farthest
+        )
+        searched = torch.zeros(problem.n, dtype=torch.int64, device=found.device)
         rows = torch.arange(problem.n, device=found.device)
-        for _ in range(self.searches):
+        while len(rows):
             part = problem.take(rows).with_budget(radius[rows])
             tried = problem.domain.clip(self.attack.search(part).detach())
             size = problem.norm.size(tried - part.x)
@@ -77,12 +82,12 @@ class Minimise(Attack):
                 tried = _pull_back(part.take(broken), tried[broken])
                 found[rows[broken]] = tried
                 high[rows[broken]] = problem.norm.size(tried - part.x[broken])
+            searched[rows] += torch.isfinite(high[rows])
             radius = torch.where(torch.isfinite(high), (low + high) / 2, torch.minimum(2 * radius, farthest))
             low = torch.minimum(low, high)
-            done = torch.where(torch.isfinite(high), high - low <= self.tolerance * high, low >= farthest)
+            close = (high - low <= self.tolerance * high) | (searched >= self.searches)
+            done = torch.where(torch.isfinite(high), close, low >= farthest)
             rows = rows[~done[rows]]
-            if not len(rows):
-                break
         return found
 
 

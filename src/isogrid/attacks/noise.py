@@ -18,7 +18,7 @@ from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise(Attack):
-    r"""x~ = clip(x + t u), the worst of `draws`: u a random corner of the unit cube and t = eps (linf), or u uniform on the unit sphere (l2).
+    r"""x~ = clip(x + t u), the worst of `draws`: u a random corner of the unit cube, t = eps (linf), or u uniform on the unit sphere (l2).
 
     In l2, t is such that ||x~ - x||_2 = eps: eps in the free domain, more in a box that cuts the direction off; where even the corner that
     u points to is nearer than eps, x~ is that corner. In l_inf a corner of which every element is cut off is as rare as 2^-D.
