@@ -23,6 +23,8 @@ SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
 SUFFIXES = EXPORTED + SCRIPTED
 """Suffixes of a model's name that mean a program, not a factory."""
 
+_MODES = ("train", "training")
+"""What the arguments of dropout and batch statistics are called in operators."""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -73,8 +75,8 @@ def open_program(path: Path, x: Tensor) -> Program:
     """Load a torch.export program or TorchScript and check on samples `x` [N, *S] that it gives input gradients.
 
     A program exported with a fixed batch size is called with full batches of that size. Raises InputError where the file is none, and
-    ModelError where it was exported in training mode, raises, or gives no gradient. Pitfalls: a program is code; take it only from people
-    you trust (pickled objects in it are refused all the same). Tensors made inside an exported graph stay on the device of the export.
+    ModelError where it was exported in training mode, draws random numbers, raises, or gives no gradient. Pitfalls: a program is
+    code; take it only from people you trust (pickled objects in it are refused all the same). Tensors made inside an exported graph stay on the device of the export.
     """
     if not path.is_file():
         raise InputError("model", str(path), "the path of an existing torch.export program (.pt2) or TorchScript file")
@@ -105,6 +107,7 @@ def _scripted(path: Path) -> Program:
         raise InputError("model", str(path), accepted) from None
     with contextlib.suppress(RuntimeError):  # a frozen program has no mode, and is in eval mode for good
         inner.eval()
+    _refuse_training_script(inner, path)
     return Program(inner, source=_digest(path))
 
 
@@ -133,13 +136,29 @@ def _refuse_training_mode(loaded: Any, path: Path) -> None:
     for node in loaded.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         for place, argument in enumerate(schema.arguments if schema is not None else ()):
-            if (
-                argument.name in ("train", "training")
-                and (node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)) is True
-            ):
-                raise ModelError(
-                    f"model: {path} was exported in training mode ({node.target}); accepted: torch.export.export(model.eval(), ...)"
-                )
+            if argument.name in _MODES and (node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)) is True:
+                raise _in_training_mode(path, str(node.target), "torch.export.export(model.eval(), ...)")
+
+
+def _refuse_training_script(inner: Any, path: Path) -> None:
+    """The same for TorchScript: what a trace has fixed, `eval()` does not undo."""
+    for node in _nodes(inner.inlined_graph):
+        if node.schema().startswith("aten::"):
+            names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]
+            if any(name in _MODES and value.toIValue() is True for name, value in zip(names, node.inputs(), strict=False)):
+                raise _in_training_mode(path, node.kind(), "torch.jit.trace(model.eval(), ...)")
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes of a TorchScript graph, those of its branches and loops included."""
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _nodes(block)
+
+
+def _in_training_mode(path: Path, operation: str, accepted: str) -> ModelError:
+    return ModelError(f"model: {path} was exported in training mode ({operation}); accepted: {accepted}")
 
 
 def _probe(program: Program, x: Tensor, path: Path) -> None:
@@ -154,12 +173,18 @@ def _probe(program: Program, x: Tensor, path: Path) -> None:
 
     leaf = x.detach().clone().requires_grad_()
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            first, second = program(x), program(x)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             z = program(leaf)
     except Exception as error:
         raise ModelError(f"model: {path} raised {type(error).__name__} on samples of shape {tuple(x.shape)}: {_line(error)}") from None
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise ModelError(f"model: {path} gave a {type(z).__name__}; accepted: one tensor of logits [B, classes]")
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        raise ModelError(
+            f"model: {path} gives other logits each time for the same samples; accepted: a program that draws no random numbers"
+        )
     if not z.requires_grad:
         raise ModelError(f"model: {path} gives no gradient with respect to its input; accepted: a program exported without torch.no_grad()")
     (gradient,) = torch.autograd.grad(z.sum(), leaf, allow_unused=True)
