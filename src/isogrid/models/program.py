@@ -76,7 +76,8 @@ def open_program(path: Path, x: Tensor) -> Program:
 
     A program exported with a fixed batch size is called with full batches of that size. Raises InputError where the file is none, and
     ModelError where it was exported in training mode, draws random numbers, raises, or gives no gradient. Pitfalls: a program is
-    code; take it only from people you trust (pickled objects in it are refused all the same). Tensors made inside an exported graph stay on the device of the export.
+    code; take it only from people you trust (pickled objects in it are refused all the same). Tensors made inside an
+    exported graph stay on the device of the export.
     """
     if not path.is_file():
         raise InputError("model", str(path), "the path of an existing torch.export program (.pt2) or TorchScript file")
