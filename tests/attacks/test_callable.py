@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from isogrid.attacks import PGD, DeepFool, Wrapped, config_of, make
@@ -22,14 +20,6 @@ from isogrid.core.files import canonical
 from isogrid.core.norms import norm
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
-
-
-def block(title: str, language: str = "python") -> str:
-    """The first code block under a heading of docs/recipes.md."""
-    section = RECIPES.read_text(encoding="utf-8").split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
-    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert found is not None
-    return found.group(1)
 
 
 def network() -> tuple[nn.Module, Tensor, Tensor]:
@@ -57,12 +47,21 @@ def sign_step(model: nn.Module, x: Tensor, y: Tensor, eps: float = 0.1) -> Tenso
         ("torchattacks", "torchattacks", "torchattacks_cw", "l2", None),
     ],
 )
-def test_recipe(title: str, package: str, name: str, norm: str, eps: float | None, tmp_path: Path) -> None:
+def test_recipe(
+    title: str,
+    package: str,
+    name: str,
+    norm: str,
+    eps: float | None,
+    tmp_path: Path,
+    recipe: Callable[..., str],
+    peer: Callable[[str], None],
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's imports and deprecations
-        pytest.importorskip(package)
+        peer(package)
         file = tmp_path / "my_attacks.py"
-        file.write_text(block(title))
+        file.write_text(recipe(title))
         config = {"name": "callable", "target": f"{file}:{name}", "norm": norm, "label": name} | ({} if eps is None else {"eps": eps})
         model, x, y = network()
         states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
@@ -88,25 +87,13 @@ def test_recipe(title: str, package: str, name: str, norm: str, eps: float | Non
         assert 4 < int(ours.success.sum()) < 32  # the comparison says something
 
 
-def test_the_python_recipe() -> None:
+def test_the_python_recipe(recipe: Callable[..., str]) -> None:
     scope: dict[str, Any] = {}
-    exec(block("In Python"), scope)
+    exec(recipe("In Python"), scope)
     model, x, y = network()
     out = scope["attack"](model, x, y)
     assert (out.distance[out.success] <= 0.1 + 1e-5).all()
     assert (out.forwards == 0).all()  # it never asked the model
-
-
-def test_the_yaml_recipe_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_attacks.py").write_text(
-        "def foolbox_pgd(model, x, y, eps):\n    return x\n\n\ndef torchattacks_cw(model, x, y):\n    return x\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    for entry in yaml.safe_load(block("In a study's YAML", "yaml"))["attacks"]:
-        parameters = {key: value for key, value in entry.items() if key != "samples"}
-        for eps in parameters.pop("eps", [None]) if isinstance(parameters.get("eps"), list) else [parameters.pop("eps", None)]:
-            attack = make(parameters | ({} if eps is None else {"eps": eps}))
-            assert attack.budget == eps
 
 
 def test_config_round_trip_and_a_changed_file(tmp_path: Path) -> None:
