@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks import APGDT, DDN, FGS, PGD, DeepFool, attack_levels
+from isogrid.attacks import APGDT, DDN, FGS, PGD, RFGS, DeepFool, attack_levels
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -76,6 +76,42 @@ def test_warm_starts_change_later_levels_only_and_never_weaken_them():
     cold, warm = attack_levels(models, attacks, x, y), attack_levels(models, attacks, x, y, warm=True)
     assert torch.equal(cold[0][0].x_adv, warm[0][0].x_adv)
     assert all((w[0].success >= c[0].success).all() for c, w in zip(cold, warm, strict=True))
+
+
+class Wavy(nn.Module):
+    """Class 1 where the wave is high: a step along the gradient overshoots into the right class."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wave = torch.sin(12 * x.sum(1))
+        return torch.stack([-wave, wave], 1)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_an_attack_corrected_by_accident_is_not_inherited(warm):
+    model, x = Wavy(), torch.rand(80, 3, generator=generator(0, "wave"))
+    y = (torch.arange(80) % 2).long()  # about half of the labels are wrong
+    attacks = [FGS(eps=0.09), PGD(eps=0.09, steps=5), RFGS(eps=0.09), PGD(eps=0.02, steps=5)]
+    chained = attack_levels([model, model], attacks, x, y, warm=warm)[-1]
+    assert warm or (chained[0].robust & ~chained[0].correct).any(), "FGS corrects no misclassified sample here"
+    for attack, outcome in zip(attacks, chained, strict=True):
+        alone, wrong = attack(model, x, y), ~outcome.correct
+        assert not (outcome.robust & ~alone.robust).any()
+        assert torch.equal(outcome.robust, model(outcome.x_adv).argmax(1) == y)
+        torch.testing.assert_close(outcome.margin, model(outcome.x_adv).gather(1, y[:, None]).squeeze(1) * 2)
+        if not attack.moves_misclassified:
+            assert torch.equal(outcome.x_adv[wrong], x[wrong])
+
+
+def test_warm_starts_are_not_submitted_where_every_sample_is_attacked_anyway():
+    models, x, y = problem()
+    rows = []
+    for model in models:
+        model.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    attack_levels(models, [DDN()], x, y)
+    cold = sum(rows)
+    rows.clear()
+    attack_levels(models, [DDN()], x, y, warm=True)
+    assert sum(rows) == cold
 
 
 def test_nothing_to_do_is_refused():

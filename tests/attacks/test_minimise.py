@@ -24,6 +24,18 @@ def binary(n: int = 40) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Te
     return model, x, z.argmax(1), gap / w.abs().sum(), gap / w.norm()
 
 
+@pytest.mark.parametrize("eps", [1e-300, 1e-6, 1e-3, 0.01, 100.0, 1e300])
+@pytest.mark.parametrize("searches", [4, 15])
+def test_the_first_radius_may_be_any_number_of_doublings_away(eps, searches):
+    """Doublings are bounded by the size of the domain; they take nothing from the bisection."""
+    model, x, y, exact, _ = binary()
+    out = minimise(FGS(eps=eps, domain="free"), searches=searches)(model, x, y)
+    assert out.success.all()
+    assert searches < 15 or (out.distance / exact).max() < 1.01
+    box = minimise(FGS(eps=eps), searches=searches)(model, x, y)
+    assert box.success.all()
+
+
 @pytest.mark.parametrize("eps", [0.01, 1.0])
 @pytest.mark.parametrize("attack", [FGS, pytest.param(APGDCE, marks=pytest.mark.slow), PGD])
 def test_it_reaches_the_exact_linf_distance_from_any_first_radius(attack, eps):

@@ -48,6 +48,21 @@ def test_per_row_budgets_and_the_box() -> None:
     assert out.x_adv.max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_l2_noise_in_the_box_has_the_budgets_size_where_the_box_allows(dtype: torch.dtype) -> None:
+    """Images lie mostly on the faces of the box, where clipping alone would shorten the noise by a quarter."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(100, 300, generator=draw, dtype=dtype) * (torch.rand(100, 300, generator=draw) < 0.2)
+    budget = torch.linspace(0, 12, 100, dtype=dtype)
+    out = Noise(eps=1.5, norm="l2", draws=3)(Recorded(), x, torch.zeros(100, dtype=torch.long), budget=budget)
+    size, reach = (out.x_adv - x).norm(dim=1), torch.maximum(x, 1 - x).norm(dim=1)
+    assert ((size - budget).abs() / budget.clamp_min(1e-3) < 1e-4)[budget < 8].all()
+    assert (size <= budget * (1 + 1e-5)).all()
+    assert reach.min() > 12  # yet along a random direction the nearer face ends it sooner: the far corner of its orthant
+    assert (size[budget > 8] > 7.9).all()
+    assert 0 <= out.x_adv.min() <= out.x_adv.max() <= 1
+
+
 def test_more_draws_find_more_and_gradients_find_most() -> None:
     torch.manual_seed(0)
     model = nn.Linear(20, 4)

@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks import FGS, PGD, Transfer, transfer_matrix
+from isogrid.attacks import APGDCE, APGDT, FGS, PGD, Attack, AutoAttack, Ensemble, Square, Transfer, transfer_matrix
+from isogrid.attacks.autoattack import exhaustive
+from isogrid.attacks.losses import LOSSES
 from isogrid.core.errors import InputError
+from isogrid.data import load
+from isogrid.models import build
+from isogrid.training import FitConfig, fit
 
 
 def family(count: int = 3) -> tuple[list[nn.Module], Tensor, Tensor]:
@@ -27,7 +32,7 @@ def test_a_source_that_is_the_target_is_the_white_box_attack() -> None:
     models, x, y = family()
     white, same = PGD(eps=0.08)(models[0], x, y, seed=4), Transfer(source=models[0], attack=PGD(eps=0.08))(models[0], x, y, seed=4)
     assert torch.equal(white.success, same.success)
-    torch.testing.assert_close(white.x_adv, same.x_adv)
+    torch.testing.assert_close(exhaustive(PGD(eps=0.08))(models[0], x, y, seed=4).x_adv, same.x_adv)
     assert same.eps == 0.08
     assert same.norm is white.norm
 
@@ -40,6 +45,67 @@ def test_candidates_of_another_model_are_verified_on_the_target() -> None:
     assert 0 < int(out.success.sum()) < int(PGD(eps=0.08)(target, x, y).success.sum())
     assert not out.backwards.any()  # the target's gradients are never asked for
     assert not out.zero_gradient.any()
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """Two networks trained from different seeds on real digits, and test samples."""
+    split = load("digits")
+    models = [build("lenet-300-100", split.train.shape, 10, seed) for seed in (0, 1)]
+    for seed, model in enumerate(models):
+        fit(model, split.train.x, split.train.y, FitConfig(epochs=6), seed=seed)
+    return models[0].eval(), models[1].eval(), split.test.x[:200], split.test.y[:200]
+
+
+ITERATIVE = [
+    PGD(eps=0.2),
+    APGDCE(eps=0.2, steps=40),
+    AutoAttack(eps=0.2, steps=10, queries=40, targets=2),
+    Ensemble(attacks=(PGD(eps=0.2), FGS(eps=0.2))),
+]
+
+
+@pytest.mark.parametrize("attack", ITERATIVE, ids=lambda attack: attack.name)
+def test_an_iterative_attack_transfers_at_least_as_well_as_one_step(
+    attack: Attack, digits: tuple[nn.Module, nn.Module, Tensor, Tensor]
+) -> None:
+    """A search that stops at the source's boundary crosses no other: the target's figure would be a robustness that is not there."""
+    source, target, x, y = digits
+    step, many = (Transfer(source=source, attack=a)(target, x, y).robust.double().mean().item() for a in (FGS(eps=0.2), attack))
+    assert many <= step + 0.02
+    assert transfer_matrix([source, target], attack, x, y)[0, 1].item() == pytest.approx(many)
+
+
+@pytest.mark.parametrize(
+    ("attack", "climbs"),
+    [
+        (PGD(eps=0.08, restarts=2), "ce"),
+        (PGD(eps=0.5, norm="l2", loss="margin"), "margin"),
+        (APGDCE(eps=0.08, steps=30), "ce"),
+        (APGDT(eps=0.08, steps=20), None),  # several losses a sample
+        (Square(eps=0.1, queries=300), "margin"),
+        (Square(eps=0.8, norm="l2", queries=300), "margin"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.name}-{value.threat}" if value else "",
+)
+def test_without_early_exit_no_success_is_lost_and_the_loss_is_higher(
+    attack: Attack, climbs: str | None, digits: tuple[nn.Module, nn.Module, Tensor, Tensor]
+) -> None:
+    model, _, x, y = digits
+    first, last = (a(model, x[:60], y[:60]) for a in (attack, exhaustive(attack)))
+    assert first.success.any()
+    assert torch.equal(first.success, last.success)
+    both = first.success
+    assert (last.distance[both] <= attack.budget * (1 + 1e-5)).all()
+    if climbs is not None:
+        rise = LOSSES[climbs](model(last.x_adv), y[:60])[both] - LOSSES[climbs](model(first.x_adv), y[:60])[both]
+        assert rise.min() > -1e-4
+        assert rise.mean() > 0.01
+
+
+def test_attacks_without_an_early_exit_are_their_own_exhaustive_form() -> None:
+    assert exhaustive(FGS(eps=0.1)) == FGS(eps=0.1)
+    assert exhaustive(exhaustive(PGD())) == exhaustive(PGD()) != PGD()
 
 
 def test_models_are_left_alone() -> None:

@@ -238,6 +238,52 @@ def test_programs_without_gradient_or_in_training_mode_are_refused(tmp_path, mod
         open_model(export(tmp_path / "p.pt2", model, None), X, 3)
 
 
+class Functional(nn.Module):
+    def forward(self, x):
+        return torch.dropout(x.flatten(1)[:, :3] * 2, 0.5, True)
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] + torch.rand_like(x.flatten(1)[:, :3])
+
+
+class Branch(nn.Module):
+    def forward(self, x):
+        z = x.flatten(1)[:, :3] * 2
+        if x.shape[0] > 0:
+            z = torch.dropout(z, 0.5, True)
+        return z
+
+
+@pytest.mark.parametrize(
+    ("model", "how", "said"),
+    [
+        (small().train(), "traced", "training mode"),
+        (Functional(), "traced", "training mode"),
+        (Functional(), "scripted", "training mode"),
+        (Branch(), "scripted", "training mode"),
+        (Noisy(), "scripted", "logits each time"),
+        (Noisy(), "exported", "logits each time"),
+    ],
+)
+def test_programs_that_draw_random_numbers_are_refused(tmp_path, model, how, said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing notes that two passes differ
+        path = export(tmp_path / "p.pt2", model, None) if how == "exported" else script(tmp_path / "p.ts", model, how)
+    state = torch.get_rng_state()
+    with pytest.raises(ModelError, match=said) as caught:
+        open_model(path, X, 3)
+    assert torch.equal(state, torch.get_rng_state())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_script_saved_in_training_mode_is_put_into_eval_mode(tmp_path):
+    model = small()
+    program = open_model(script(tmp_path / "p.ts", model.train(), "scripted"), X, 3)
+    assert torch.allclose(program(X), model.eval()(X))
+
+
 def test_other_shapes_two_inputs_and_foreign_files_are_refused(tmp_path):
     path = export(tmp_path / "p.pt2", small(), Dim("rows"))
     with pytest.raises(ModelError, match=r"on samples of shape \(2, 1, 5, 5\)"):

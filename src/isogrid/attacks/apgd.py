@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Loss, Problem, require
+from isogrid.attacks.base import Attack, Loss, Problem, require_number, require_whole
 from isogrid.attacks.losses import LOSSES, targeted_dlr
 from isogrid.attacks.region import Region
 from isogrid.core.errors import one_of
@@ -71,6 +71,7 @@ class _Plan:
 
     steps: int
     prospect: float | None
+    exhaustive: bool
 
     def hopeless(self, runs: _Runs, t: int) -> Tensor:
         """bool [b]: runs that climbed less than the share min(prospect, 2 t / steps) of the way from the clean loss to 0."""
@@ -80,17 +81,26 @@ class _Plan:
 
 @dataclass(slots=True, kw_only=True)
 class _Found:
-    """Per sample: the best candidate so far, its loss (inf once misclassified), and whether it is misclassified."""
+    """Per sample: the best candidate so far, whether it is misclassified, and its loss (inf where a misclassified one ends the search)."""
 
     x: Tensor
     top: Tensor
+    broken: Tensor
 
-    @property
-    def broken(self) -> Tensor:
-        return self.top == math.inf
+    @classmethod
+    def nothing(cls, x: Tensor) -> _Found:
+        """Before any candidate for the samples `x` [B, *S]."""
+        return cls(x=x.clone(), top=x.new_full((len(x),), -math.inf), broken=torch.zeros(len(x), dtype=torch.bool, device=x.device))
 
-    def offer(self, owner: Tensor, x: Tensor, value: Tensor) -> None:
-        """Take over what is better; of several runs of one sample the best, of equals the first (`owner` is sorted)."""
+    def offer(self, owner: Tensor, x: Tensor, value: Tensor, *, wrong: bool) -> None:
+        """Take over what is better, misclassified ones (`wrong`) first; of several runs of one sample the best, of equals the first
+        (`owner` is sorted)."""
+        if wrong:
+            fresh = owner[~self.broken[owner]]
+            self.top[fresh], self.broken[fresh] = -math.inf, True
+        elif bool(self.broken.any()):
+            able = ~self.broken[owner]
+            owner, x, value = owner[able], x[able], value[able]
         before = self.top[owner]
         self.top.scatter_reduce_(0, owner, value, "amax")
         wins = (value > before) & (value == self.top[owner])
@@ -106,8 +116,8 @@ def _climb(
 ) -> None:
     """Runs from `x` [b, *S], run i for the sample owner[i] (sorted) under the loss losses(i); outcomes go to `found`.
 
-    All runs of a sample leave at the first misclassified iterate of any of them. `clean` [b, C]: logits at the clean samples, wanted where
-    `plan.prospect` is set.
+    All runs of a sample leave at the first misclassified iterate of any of them, unless `plan.exhaustive`. `clean` [b, C]: logits at
+    the clean samples, wanted where `plan.prospect` is set.
     """
     region = Region.of(problem).take(owner)
     steps, checks, past = plan.steps, checkpoints(plan.steps), 0
@@ -126,8 +136,10 @@ def _climb(
         runs.rises += value > runs.value
         runs.value = value
         out = z.argmax(1) != problem.y[runs.owner]
-        if bool(out.any()):
-            found.offer(runs.owner[out], runs.x[out], torch.full_like(value[out], math.inf))
+        if plan.exhaustive:
+            found.offer(runs.owner[out], runs.x[out], value[out], wrong=True)
+        elif bool(out.any()):
+            found.offer(runs.owner[out], runs.x[out], torch.full_like(value[out], math.inf), wrong=True)
             region = _leave(runs, region, found.broken[runs.owner])
             if not len(runs.owner):
                 return
@@ -140,12 +152,12 @@ def _climb(
             past = t
             hopeless = plan.hopeless(runs, t)
             if bool(hopeless.any()):
-                found.offer(runs.owner[hopeless], runs.best[hopeless], runs.top[hopeless])
+                found.offer(runs.owner[hopeless], runs.best[hopeless], runs.top[hopeless], wrong=False)
                 region = _leave(runs, region, hopeless)
                 if not len(runs.owner):
                     return
         _advance(runs, region, MOMENTUM if t else 1.0)
-    found.offer(runs.owner, runs.best, runs.top)
+    found.offer(runs.owner, runs.best, runs.top, wrong=False)
 
 
 def _start(region: Region, owner: Tensor, x: Tensor) -> _Runs:
@@ -204,7 +216,8 @@ class APGD(Attack):
     in less than 75 % of the window's steps, or whose best loss and step size both stood still, halves s and returns to its best point.
     A sample leaves the batch once it is misclassified. With `prospect` = c a run also ends at a checkpoint t where its best loss has
     climbed less than the share min(c, 2 t / steps) of the way from the clean sample's loss to 0 (a positive loss is necessary to be
-    misclassified). None, the default, runs all steps, as published.
+    misclassified). None, the default, runs all steps, as published. With `exhaustive` no sample leaves when it is misclassified; of
+    its misclassified iterates the one of the highest loss counts, of all where none is: what transfers to another model.
 
     `eps` > 0 in the units of x, `steps` iterations for each of `restarts` random starts. Raises InputError for parameters out of
     range. Source: Croce & Hein 2020, algorithm 1.
@@ -218,13 +231,14 @@ class APGD(Attack):
     steps: int = 100
     restarts: int = 1
     prospect: float | None = None
+    exhaustive: bool = False
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0")
-        require("steps", self.steps, self.steps >= 1 and self.steps == int(self.steps), "an integer >= 1")
-        require("restarts", self.restarts, self.restarts >= 1 and self.restarts == int(self.restarts), "an integer >= 1")
+        require_number("eps", self.eps, 0, low_open=True)
+        require_whole("steps", self.steps)
+        require_whole("restarts", self.restarts)
         if self.prospect is not None:
-            require("prospect", self.prospect, 0 < self.prospect <= 1, "a number in (0, 1], or None for all steps")
+            require_number("prospect", self.prospect, 0, 1, low_open=True, high_open=False)
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
 
@@ -238,9 +252,9 @@ class APGD(Attack):
 
     @final
     def search(self, problem: Problem) -> Tensor:
-        found = _Found(x=problem.x.clone(), top=problem.x.new_full((problem.n,), -math.inf))
+        found = _Found.nothing(problem.x)
         for restart in range(self.restarts):
-            alive = torch.nonzero(~found.broken).squeeze(1)
+            alive = torch.nonzero(self._open(found)).squeeze(1)
             if not len(alive):
                 break
             self._round(problem, alive, restart, found)
@@ -251,7 +265,11 @@ class APGD(Attack):
         """One restart on the samples `alive`."""
 
     def _plan(self) -> _Plan:
-        return _Plan(steps=self.steps, prospect=self.prospect)
+        return _Plan(steps=self.steps, prospect=self.prospect, exhaustive=self.exhaustive)
+
+    def _open(self, found: _Found) -> Tensor:
+        """bool [B]: the samples that further runs may improve."""
+        return torch.ones_like(found.broken) if self.exhaustive else ~found.broken
 
     def _untargeted(self, problem: Problem, alive: Tensor, restart: int, loss: Loss, found: _Found) -> None:
         """One run of each of the samples `alive`."""
@@ -301,7 +319,7 @@ class APGDT(APGD):
 
     def __post_init__(self) -> None:
         APGD.__post_init__(self)
-        require("targets", self.targets, self.targets >= 1 and self.targets == int(self.targets), "an integer >= 1")
+        require_whole("targets", self.targets)
 
     def _round(self, problem: Problem, alive: Tensor, restart: int, found: _Found) -> None:
         z = problem.logits(problem.x[alive], alive)
@@ -312,7 +330,7 @@ class APGDT(APGD):
         if not rest:
             return
         size = max(1, problem.room // rest)
-        left = torch.nonzero(~found.broken[alive]).squeeze(1)
+        left = torch.nonzero(self._open(found)[alive]).squeeze(1)
         for part in torch.split(left, size):
             self._towards(problem, alive[part], z[part], classes[part, 1:], 1, restart, found)
 

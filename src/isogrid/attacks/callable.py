@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import inspect
-import math
 import random
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.base import Attack, Model, Problem, frozen, require
+from isogrid.attacks.base import Attack, Model, Problem, frozen, require_number
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, Norm
 from isogrid.core.random import derive
 from isogrid.core.targets import load_target
+from isogrid.models import source_digest
 
 Function = Callable[..., Any]
 
@@ -31,11 +33,14 @@ class Wrapped(Attack):
     r"""Any callable (model, x, y) -> x_adv as an attack: its candidates are clipped, re-evaluated and measured like all others.
 
     Give a `function`, or its `target` "file.py:name" / "package.module:name", which can be written in a study's YAML. `norm` and `eps`
-    (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it.
+    (None: minimum-norm) state the threat model that its candidates are judged in; a function with a parameter `eps` receives it, and
+    is called once for each of the budgets where they differ from row to row.
     `model` is an nn.Module in eval mode with frozen parameters, x [B, *S] float in the box, y [B] int64; x_adv is a tensor or an array
-    of x's shape, in which a row that is not finite, or too far from x, is a failure. Random draws of torch, numpy and `random` inside are
-    seeded from (seed, sample ids), so a stochastic function repeats in equal batches; model and global states are restored after.
-    `digest` is that of the source file, filled in; given and different, the file has changed.
+    of x's shape, in which a row that is not finite, or too far from x, is a failure. The global generators of torch, numpy
+    (`np.random.seed`'s) and `random` are seeded from (seed, sample ids), so a function that draws from them repeats in equal batches;
+    they are restored after. Pitfall: a generator that the function makes itself, such as `np.random.default_rng()`, is not. The function is
+    handed a copy of the model, so that nothing it does to it (hooks, layers, types) reaches the model that judges.
+    `digest` is that of the file that the target names, or that defines the function, filled in; given and different, the file has changed.
 
     Raises InputError where the target cannot be loaded, or the function raises or returns something of another shape.
     Pitfall: queries cannot be told apart by row: each row is charged the mean, rounded up; zero gradients inside are
@@ -64,8 +69,9 @@ class Wrapped(Attack):
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
         if self.eps is not None:
-            require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0, or none for a minimum-norm attack")
-        current = _source_digest(self._function())
+            require_number("eps", self.eps, 0, low_open=True)
+        function = self._function()  # refuses a target that is none
+        current = source_digest(self.target) if self.target else _source_digest(function)
         if self.digest and self.digest != current:
             raise InputError("digest", self.digest, f"{current}, that of {self.target or 'the function'} as it is now")
         object.__setattr__(self, "digest", current)
@@ -79,26 +85,33 @@ class Wrapped(Attack):
         return NORMS[self.norm]
 
     def search(self, problem: Problem) -> Tensor:
-        function, label = self._function(), self.label or self.target or self.name
-        settings = {}
-        if problem.budget is not None and _takes_eps(function):
-            settings["eps"] = float(problem.budget.min())
-        counted = _Counted(problem.model)
+        function = self._function()
+        if problem.budget is None or not _takes_eps(function):
+            return self._ask(function, problem)
+        x_adv = problem.x.clone()
+        for eps in sorted(set(problem.budget[problem.budget > 0].tolist())):  # a function takes one eps: equal ones share a call
+            rows = torch.nonzero(problem.budget == eps).squeeze(1)
+            x_adv[rows] = self._ask(function, problem.take(rows), eps=eps)
+        return x_adv
+
+    def _ask(self, function: Function, problem: Problem, **settings: float) -> Tensor:
+        """What the function makes of all rows at once."""
+        label = self.label or self.target or self.name
+        counted = _Counted(_copied(problem.model), problem.x).eval()
         seed = derive(problem.streams.seed, self.name, *problem.streams.ids.tolist())
-        with _untouched(counted), _seeded(seed, problem.x.device), torch.enable_grad():
+        with _untouched(_Counted(problem.model, problem.x)), _seeded(seed, problem.x.device), torch.enable_grad():
             try:
                 result = function(counted, problem.x.clone(), problem.y.clone(), **settings)
             except Exception as error:  # whatever somebody else's code raises ends in one line
-                if counted.failed:
+                if error is counted.raised:
                     raise
                 raise InputError(f"attack {label}", f"{type(error).__name__}: {error}", "a function that returns x_adv") from error
-        if isinstance(result, np.ndarray):
-            result = torch.from_numpy(result)
-        if not isinstance(result, Tensor) or result.shape != problem.x.shape:
-            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        x_adv = _as_tensor(result)
+        if x_adv is None or x_adv.shape != problem.x.shape:
+            got = f"{result.dtype} of shape {tuple(result.shape)}" if isinstance(result, Tensor | np.ndarray) else type(result).__name__
             raise InputError(f"attack {label}", got, f"one tensor x_adv of shape {tuple(problem.x.shape)}")
         problem.charge(forwards=-(-counted.forwards // problem.n), backwards=-(-counted.backwards // problem.n))
-        return result.detach().to(problem.x)
+        return x_adv.detach().to(problem.x)
 
     def _function(self) -> Function:
         if self.function is not None:
@@ -113,18 +126,19 @@ class Wrapped(Attack):
 class _Counted(nn.Module):
     """The model as a peer sees it: a module that counts the rows of its forward and backward passes."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, like: Tensor) -> None:
         super().__init__()
         self.model = model
+        self.kind = like.shape[1:], like.dtype, like.device
         self.forwards = self.backwards = 0
-        self.failed = False  # the model itself raised: that is not the peer's doing
+        self.raised: Exception | None = None  # by the model itself, on samples of its kind: that is not the peer's doing
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
         try:
             z: Tensor = self.model(x)
-        except Exception:
-            self.failed = True
+        except Exception as error:
+            self.raised = error if isinstance(x, Tensor) and (x.shape[1:], x.dtype, x.device) == self.kind else None
             raise
         if z.requires_grad:
             z.register_hook(self._note)  # type: ignore[no-untyped-call]
@@ -134,9 +148,36 @@ class _Counted(nn.Module):
         self.backwards += len(gradient)
 
 
+def _as_tensor(result: object) -> Tensor | None:
+    """A tensor or array, of whatever layout, as a tensor of real numbers; None for anything else."""
+    if isinstance(result, np.ndarray):
+        try:
+            result = torch.from_numpy(np.array(result, order="C"))  # a copy: no negative strides, nothing read-only
+        except TypeError:  # no numbers
+            return None
+    return result if isinstance(result, Tensor) and not result.is_complex() else None
+
+
+def _copied(model: Model) -> Model:
+    """The model made anew, so that nothing a peer does to it reaches the one that judges; itself where it cannot be copied.
+
+    A function around a module (it pads single logits, or changes their type) is rebuilt around a copy: `deepcopy` hands out functions as
+    they are.
+    """
+    try:
+        if not isinstance(model, types.FunctionType):
+            return copy.deepcopy(model)
+        inner = [cell.cell_contents for cell in model.__closure__ or ()]
+        cells = [types.CellType(_copied(part) if isinstance(part, nn.Module | types.FunctionType) else part) for part in inner]
+        return types.FunctionType(model.__code__, model.__globals__, closure=tuple(cells))
+    except Exception:  # a user's module may hold what cannot be copied, and says so in any way it likes
+        return model
+
+
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside: modes, flags, gradients and the values of parameters and buffers are as before after."""
+    """Modes, flags, gradients and the values of parameters and buffers are as before after: for a model that could not be copied, or that
+    a peer knows from elsewhere."""
     tensors = [*model.parameters(), *model.buffers()]
     before = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     try:
@@ -152,8 +193,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global random states of torch, numpy and Python seeded inside and restored after: foreign code draws from them."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    """The global random states of torch, numpy and Python seeded inside, since foreign code draws from them; restored after, and with them
+    torch's default dtype."""
+    numpy_state, python_state, dtype = np.random.get_state(), random.getstate(), torch.get_default_dtype()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
@@ -163,6 +205,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+            torch.set_default_dtype(dtype)
 
 
 def _takes_eps(function: Function) -> bool:

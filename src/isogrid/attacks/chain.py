@@ -39,9 +39,11 @@ def attack_levels(
     nothing breaks, where nearly all of the cost lies, they spend a third. No verdict differed in benchmarks/RESULTS.md; none can be
     promised, and "never weaker than attack a alone" then holds of the thrifty attack.
 
-    `warm`: at each level but the first, what fooled the level before is submitted first (one forward pass; still verified here). Then
-    the first level has had one chance less: headline figures use the default, cold starts for all. `on_level(levels done)` reports
-    progress. Raises what the driver raises, and InputError for no level or no attack.
+    A sample that is misclassified to begin with stays as it is, unless the attack itself `moves_misclassified`.
+
+    `warm`: at each level but the first, what fooled the level before is submitted to fixed-budget attacks first (one forward pass; still
+    verified here; a minimum-norm attack starts cold). Then the first level has had one chance less: headline figures use the default, cold
+    starts for all. `on_level(levels done)` reports progress. Raises what the driver raises, and InputError for no level or no attack.
 
     >>> from isogrid.attacks import FGS, PGD
     >>> net = nn.Linear(2, 2)
@@ -60,7 +62,7 @@ def attack_levels(
         with prepared(model, x, y, box) as subject:
             for place, attack in enumerate(attacks):
                 before = [o for o in outcomes if o.norm is attack.threat and o.domain.name == attack.domain]
-                if warm and levels:
+                if warm and levels and attack.budget is not None:
                     given = _Resubmitted(like=attack, domain=attack.domain)
                     before.append(given.on(subject, seed=seed, start=levels[-1][place].x_adv))
                 outcomes.append(_on_survivors(attack, before, subject, seed))
@@ -77,7 +79,10 @@ def _on_survivors(attack: Attack, before: Sequence[AttackOutcome], subject: Subj
     known = before[0]
     for other in before[1:]:
         known = merged(known, other)
-    done = ~known.correct | (known.success & (known.distance <= known.domain.allowed(torch.full_like(known.distance, attack.budget))))
+    done = known.success & (known.distance <= known.domain.allowed(torch.full_like(known.distance, attack.budget)))
+    if attack.moves_misclassified:
+        done |= ~known.correct & ~known.robust
+    # a misclassified sample that an attack before has moved goes to this one, too: the driver hands it back as it was, or lets it be moved
     rows = torch.nonzero(~done).squeeze(1)
     fields = {f.name: getattr(known, f.name) for f in dataclasses.fields(AttackOutcome)}
     tensors: dict[str, Any] = {name: value.clone() for name, value in fields.items() if isinstance(value, Tensor)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,21 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from isogrid.attacks.identity import identity, model_digest, tensor_digest
 from isogrid.core.errors import InputError
 from isogrid.core.files import digest, load_tensors, save_tensors
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised whenever a stored batch would come out differently."""
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes: equal for equal contents, whatever the device or memory layout."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +24,7 @@ class BatchStore:
 
     A batch's file is named by the digest of `identity` and of the batch's own tensors, so a change in any of them (attack, parameters,
     seed, weights, samples, box, batch rule) never meets an old file; files are written whole or not at all.
-    Pitfall: code is not part of the digest, beyond the printed structure of the model; a forward that was edited needs a new folder.
+    Pitfall: a model's code is not part of the digest, beyond its printed structure; a forward that was edited needs a new folder.
     """
 
     folder: Path
@@ -42,9 +32,11 @@ class BatchStore:
 
     @classmethod
     def of(cls, folder: Path, model: nn.Module, *shared: object) -> BatchStore:
-        """The store in `folder` for `model` and whatever else is `shared`, told apart by its printed form."""
-        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-        return cls(folder=Path(folder), identity=digest([SCHEMA, tensor_digest(state), repr(model), *map(repr, shared)]))
+        """The store in `folder` for `model` and whatever else is `shared` (the attack, say); see `identity` for what tells it apart.
+
+        Raises InputError where that cannot be said: an attack with an anonymous function.
+        """
+        return cls(folder=Path(folder), identity=digest([SCHEMA, model_digest(model), *map(identity, shared)]))
 
     def path(self, given: Mapping[str, Tensor | None]) -> Path:
         """Where the batch with the input tensors `given` is or will be."""
@@ -53,12 +45,15 @@ class BatchStore:
 
     def load(self, given: Mapping[str, Tensor | None], device: torch.device) -> dict[str, Tensor] | None:
         """The stored outcome of that batch on `device`, or None where there is none (a damaged file is none)."""
-        return _read(self.path(given), device)
+        stored = _read(self.path(given), device)
+        if stored is not None:  # a run that was killed while it cleaned up has left them
+            self.stages(given).clear()
+        return stored
 
     def save(self, given: Mapping[str, Tensor | None], outcome: Mapping[str, Tensor]) -> None:
         """Store a batch's outcome; its stages go."""
         save_tensors(self.path(given), outcome)
-        shutil.rmtree(self.stages(given).folder, ignore_errors=True)
+        self.stages(given).clear()
 
     def stages(self, given: Mapping[str, Tensor | None]) -> Stages:
         """The finished stages of that batch, while it has no outcome."""
@@ -78,6 +73,10 @@ class Stages:
     def save(self, number: int, left: Mapping[str, Tensor]) -> None:
         """Store what a stage left behind."""
         save_tensors(self.folder / f"{number}.safetensors", left)
+
+    def clear(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Tensor] | None:

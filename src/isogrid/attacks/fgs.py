@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, log_odds, require
+from isogrid.attacks.base import Attack, Problem, log_odds, require_number
 from isogrid.core.norms import LINF, Norm, rows
 
 
@@ -29,7 +29,7 @@ class FGS(Attack):
     eps: float = 0.1
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0, "a number > 0")
+        require_number("eps", self.eps, 0, low_open=True)
 
     @property
     def budget(self) -> float | None:
@@ -62,8 +62,8 @@ class RFGS(Attack):
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0, "a number > 0")
-        require("share", self.share, 0 <= self.share <= 1, "a number from 0 to 1")
+        require_number("eps", self.eps, 0, low_open=True)
+        require_number("share", self.share, 0, 1, high_open=False)
 
     @property
     def budget(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require
+from isogrid.attacks.base import Attack, Problem, require_whole
 from isogrid.core.errors import one_of
 from isogrid.core.norms import L2, NORMS, Norm, rows as per_row
 from isogrid.core.random import Streams
@@ -58,8 +58,7 @@ class HopSkipJump(Attack):
 
     def __post_init__(self) -> None:
         for name in ("queries", "probes", "trials"):
-            value = getattr(self, name)
-            require(name, value, value >= 1 and value == int(value), "an integer >= 1")
+            require_whole(name, getattr(self, name))
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
 

@@ -85,6 +85,14 @@ def targeted_dlr(target: Tensor) -> Loss:
     return loss
 
 
+def improves(wrong: Tensor, value: Tensor, broken: Tensor, top: Tensor) -> Tensor:
+    """bool [B]: is a candidate (`wrong`: it is misclassified; its loss `value`) better than the best so far (`broken`, `top`)?
+
+    A misclassified one is better than any that is not, however high its loss (the cross-entropy may be higher where y still wins).
+    """
+    return (wrong & ~broken) | ((wrong == broken) & (value > top))
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": log_odds, "margin": negative_margin, "dlr": dlr}
 """The untargeted losses by name; `ce` is the log-odds form of the cross-entropy (see `log_odds`)."""
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": log_odds_slope, "margin": negative_margin_slope}

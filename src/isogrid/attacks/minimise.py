@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require
+from isogrid.attacks.base import Attack, Problem, require_number, require_whole
 from isogrid.attacks.pgd import PGD
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
@@ -24,8 +24,9 @@ class Minimise(Attack):
 
     The first radius is the attack's own eps; it doubles while a sample is unbroken, up to the size of the domain, then the gap between
     the largest failure `low` and the smallest found distance `high` is halved until high - low <= `tolerance` * high, in at
-    most `searches` searches. A candidate of size d proves d, not the radius it was found with; it is first pulled back towards the
-    clean sample, by bisection along the segment, which costs forward passes only. Rows leave as they converge.
+    most `searches` searches from the first success on (doublings before it are as many as the domain's size takes). A candidate of size d
+    proves d, not the radius it was found with; it is first pulled back towards the clean sample, by bisection along the segment, which
+    costs forward passes only. Rows leave as they converge.
     Raises InputError where `attack` has no budget. Source: the binary search over eps of Foolbox and AttackBench, made per sample.
     Pitfall: a failure at one radius says nothing about smaller ones where the attack is weak or random: the result is an upper estimate.
 
@@ -48,8 +49,8 @@ class Minimise(Attack):
             raise InputError("attack", self.attack, "an attack with a fixed budget (eps)")
         if self.attack.domain != self.domain:
             raise InputError("domain", self.domain, f"that of the attack, {self.attack.domain}")
-        require("searches", self.searches, self.searches >= 1 and self.searches == int(self.searches), "an integer >= 1")
-        require("tolerance", self.tolerance, 0 < self.tolerance < 1, "a number between 0 and 1")
+        require_whole("searches", self.searches)
+        require_number("tolerance", self.tolerance, 0, 1, low_open=True)
 
     @property
     def budget(self) -> float | None:
@@ -64,10 +65,14 @@ class Minimise(Attack):
         found = problem.x.clone()
         low = torch.zeros(problem.n, dtype=found.dtype, device=found.device)
         high = torch.full_like(low, math.inf)
-        radius = torch.full_like(low, self.attack.budget)
         farthest = _reach(problem)
+        # a radius below one rounding step of the farthest is none, and doubling 0 would never end
+        radius = torch.full_like(low, min(self.attack.budget, torch.finfo(low.dtype).max)).clamp(
+            farthest * torch.finfo(low.dtype).eps, farthest
+        )
+        searched = torch.zeros(problem.n, dtype=torch.int64, device=found.device)
         rows = torch.arange(problem.n, device=found.device)
-        for _ in range(self.searches):
+        while len(rows):
             part = problem.take(rows).with_budget(radius[rows])
             tried = problem.domain.clip(self.attack.search(part).detach())
             size = problem.norm.size(tried - part.x)
@@ -77,12 +82,12 @@ class Minimise(Attack):
                 tried = _pull_back(part.take(broken), tried[broken])
                 found[rows[broken]] = tried
                 high[rows[broken]] = problem.norm.size(tried - part.x[broken])
+            searched[rows] += torch.isfinite(high[rows])
             radius = torch.where(torch.isfinite(high), (low + high) / 2, torch.minimum(2 * radius, farthest))
             low = torch.minimum(low, high)
-            done = torch.where(torch.isfinite(high), high - low <= self.tolerance * high, low >= farthest)
+            close = (high - low <= self.tolerance * high) | (searched >= self.searches)
+            done = torch.where(torch.isfinite(high), close, low >= farthest)
             rows = rows[~done[rows]]
-            if not len(rows):
-                break
         return found
 
 

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require
+from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.projections import capped_root
 from isogrid.core.errors import one_of
 from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
 
@@ -17,8 +18,10 @@ from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise(Attack):
-    r"""x~ = clip(x + eps * u): u a random corner of the unit cube (linf), or uniform on the unit sphere (l2); the worst of `draws`.
+    r"""x~ = clip(x + t u), the worst of `draws`: u a random corner of the unit cube, t = eps (linf), or u uniform on the unit sphere (l2).
 
+    In l2, t is such that ||x~ - x||_2 = eps: eps in the free domain, more in a box that cuts the direction off; where even the corner that
+    u points to is nearer than eps, x~ is that corner. In l_inf a corner of which every element is cut off is as rare as 2^-D.
     `eps` > 0 in the units of x. Every draw costs one prediction, and a sample stops at its first misclassified draw; where none is, the
     draw of the smallest margin is the candidate. It uses no gradient: a white-box attack that does not beat it is broken, or the
     network masks its gradients. Raises InputError for parameters out of range. Source: the sanity check of Carlini et al. 2019.
@@ -40,8 +43,8 @@ class Noise(Attack):
     draws: int = 10
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0")
-        require("draws", self.draws, self.draws >= 1 and self.draws == int(self.draws), "an integer >= 1")
+        require_number("eps", self.eps, 0, low_open=True)
+        require_whole("draws", self.draws)
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
 
@@ -64,7 +67,7 @@ class Noise(Attack):
                 unit = streams.sign(tuple(x.shape), self.name, draw, dtype=x.dtype)
             else:
                 unit = problem.norm.steepest(streams.normal(tuple(x.shape), self.name, draw, dtype=x.dtype))
-            points = problem.domain.clip(x + per_row(problem.budget[rows], x) * unit)
+            points = problem.domain.clip(x + per_row(_length(problem, rows, unit), x) * unit)
             gap = margin(problem.logits(points, rows), problem.y[rows])
             better = gap < lowest[rows]
             best[rows[better]], lowest[rows[better]] = points[better], gap[better]
@@ -72,6 +75,16 @@ class Noise(Attack):
             if not len(rows):
                 break
         return best
+
+
+def _length(problem: Problem, rows: Tensor, unit: Tensor) -> Tensor:
+    """t [b] with ||clip(x + t u) - x|| = budget, u = `unit` [b, *S] for some `rows`: sum_i min(t^2 u_i^2, room_i^2) = budget^2."""
+    assert problem.budget is not None
+    budget, domain = problem.budget[rows], problem.domain
+    if problem.norm is LINF or domain.name == "free":
+        return budget
+    room = torch.where(unit > 0, domain.high - problem.x[rows], problem.x[rows] - domain.low)
+    return capped_root(unit.square().flatten(1), room.square().flatten(1), budget.square()).sqrt()
 
 
 __all__ = ["Noise"]

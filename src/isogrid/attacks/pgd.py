@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require
-from isogrid.attacks.losses import LOSSES, SLOPES
+from isogrid.attacks.base import Attack, Problem, require_number, require_whole
+from isogrid.attacks.losses import LOSSES, SLOPES, improves
 from isogrid.attacks.region import Region
 from isogrid.core.errors import one_of
 from isogrid.core.norms import NORMS, Norm, rows as per_row
@@ -29,7 +29,8 @@ class PGD(Attack):
     `restarts` runs starts uniformly in the ball (`random_start`), the later ones only on samples that are still unbroken.
     With `early_stop` a sample is done at the first iterate that is misclassified (it leaves the batch with the next few that are done;
     the queries made for it until then count); without it every row takes all steps and its last iterate counts, as published (same work as
-    other libraries' PGD).
+    other libraries' PGD). With `exhaustive` every row takes all steps of all restarts, and of its misclassified iterates the one of the
+    highest loss counts, of all where none is: what transfers to another model (see `Transfer`).
     Raises InputError for parameters out of range. Source: Madry et al. 2018.
     Pitfall: 40 steps of the cross-entropy from one start are no evaluation; APGD and more restarts belong beside them.
 
@@ -50,13 +51,14 @@ class PGD(Attack):
     random_start: bool = True
     loss: Literal["ce", "margin"] = "ce"
     early_stop: bool = True
+    exhaustive: bool = False
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0")
-        require("steps", self.steps, self.steps >= 1 and self.steps == int(self.steps), "an integer >= 1")
-        require("restarts", self.restarts, self.restarts >= 1 and self.restarts == int(self.restarts), "an integer >= 1")
+        require_number("eps", self.eps, 0, low_open=True)
+        require_whole("steps", self.steps)
+        require_whole("restarts", self.restarts)
         if self.rel_step is not None:
-            require("rel_step", self.rel_step, self.rel_step > 0 and math.isfinite(self.rel_step), "a number > 0, in units of eps")
+            require_number("rel_step", self.rel_step, 0, low_open=True)
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
         if self.loss not in SLOPES:
@@ -73,17 +75,20 @@ class PGD(Attack):
     def search(self, problem: Problem) -> Tensor:
         best = problem.x.clone()
         top = best.new_full((problem.n,), -math.inf)
+        fooled = torch.zeros(problem.n, dtype=torch.bool, device=best.device)
         alive = torch.arange(problem.n, device=best.device)
+        climb = self._climb_and_keep if self.exhaustive else self._climb_and_leave if self.early_stop else self._climb_and_judge
         for restart in range(self.restarts if self.random_start else 1):
             part = problem if len(alive) == problem.n else problem.take(alive)
             region = Region.of(part)
             x = region.random(part.streams, self.name, restart) if self.random_start else part.x
-            if not self.early_stop and self.restarts == 1:
+            if not self.early_stop and not self.exhaustive and self.restarts == 1:
                 return self._climb(part, region, x)  # nothing to compare with: the driver's own forward pass will tell
-            found, value, broken = (self._climb_and_leave if self.early_stop else self._climb_and_judge)(part, region, x)
-            better = broken | (value > top[alive])
-            best[alive[better]], top[alive[better]] = found[better], value[better]
-            alive = alive[~broken]
+            found, value, broken = climb(part, region, x)
+            better = improves(broken, value, fooled[alive], top[alive])
+            rows = alive[better]
+            best[rows], top[rows], fooled[rows] = found[better], value[better], broken[better]
+            alive = alive if self.exhaustive else alive[~broken]
             if not len(alive):
                 break
         return best
@@ -100,6 +105,20 @@ class PGD(Attack):
         x = self._climb(problem, region, x)
         z = problem.logits(x)
         return x, LOSSES[self.loss](z, problem.y).to(x.dtype), z.argmax(1) != problem.y
+
+    def _climb_and_keep(self, problem: Problem, region: Region, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All steps on all rows: the best iterates by `improves`, their losses and whether they are misclassified."""
+        slope, loss, stride, x = SLOPES[self.loss], LOSSES[self.loss], self._stride(problem), x.clone()
+        found, top = x.clone(), x.new_full((problem.n,), -math.inf)
+        broken = torch.zeros(problem.n, dtype=torch.bool, device=x.device)
+        for step in range(self.steps + 1):
+            z, gradient = problem.pull_back(x, slope) if step < self.steps else (problem.logits(x), None)
+            value, wrong = loss(z, problem.y).to(x.dtype), z.argmax(1) != problem.y
+            better = improves(wrong, value, broken, top)
+            found[better], top[better], broken[better] = x[better], value[better], wrong[better]
+            if gradient is not None:
+                _step(region, x, gradient, stride)
+        return found, top, broken
 
     def _climb_and_leave(self, problem: Problem, region: Region, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Up to `steps` steps, rows leaving once misclassified: the last iterates, their losses and whether they are misclassified."""

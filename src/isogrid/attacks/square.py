@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require
+from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
 from isogrid.attacks.region import Region
 from isogrid.core.errors import one_of
 from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
@@ -54,6 +54,7 @@ class Square(Attack):
     elements in memory order, where a square is a contiguous block of p D elements.
     With `prospect` = c a sample also leaves where, after q > 80 queries, its margin has fallen by less than the share
     c * min(1, log(q / 80) / log(25)) of the clean one (see `expected_fall`). None, the default, spends all queries, as published.
+    With `exhaustive` a misclassified sample goes on, to ever lower margins: what transfers to another model.
 
     `eps` > 0 in the units of x. Raises InputError for parameters out of range. Source: Andriushchenko et al. 2020, algorithms 1-3.
     Pitfall: it is there to expose gradient masking; on undefended networks it is weaker than PGD at the same budget.
@@ -68,13 +69,14 @@ class Square(Attack):
     queries: int = 5000
     share: float = 0.8
     prospect: float | None = None
+    exhaustive: bool = False
 
     def __post_init__(self) -> None:
-        require("eps", self.eps, self.eps > 0 and math.isfinite(self.eps), "a number > 0")
-        require("queries", self.queries, self.queries >= 1 and self.queries == int(self.queries), "an integer >= 1")
-        require("share", self.share, 0 < self.share <= 1, "a number in (0, 1]")
+        require_number("eps", self.eps, 0, low_open=True)
+        require_whole("queries", self.queries)
+        require_number("share", self.share, 0, 1, low_open=True, high_open=False)
         if self.prospect is not None:
-            require("prospect", self.prospect, 0 < self.prospect <= 1, "a number in (0, 1], or None for all queries")
+            require_number("prospect", self.prospect, 0, 1, low_open=True, high_open=False)
         if self.norm not in NORMS:
             raise one_of("norm", self.norm, NORMS)
 
@@ -97,7 +99,7 @@ class Square(Attack):
         lowest = margin(problem.logits(x.view_as(problem.x)), problem.y)
         streams, draws = problem.streams, torch.empty(0)
         for query in range(1, self.queries):
-            stay = lowest >= 0  # a tie is not misclassified yet
+            stay = lowest >= (-math.inf if self.exhaustive else 0)  # a tie is not misclassified yet
             if self.prospect is not None and query > _PATIENT and (query - 1) % _BLOCK == 0:
                 stay &= lowest <= (1 - expected_fall(query, self.prospect)) * clean
             if not bool(stay.all()):

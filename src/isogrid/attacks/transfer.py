@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from isogrid.attacks.autoattack import exhaustive
 from isogrid.attacks.base import Attack, Problem, as_classifier, batch_rows, frozen
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm
@@ -19,9 +20,11 @@ from isogrid.core.norms import Norm
 class Transfer(Attack):
     r"""Run a white-box `attack` on `source` (a finished substitute, another level) and submit its candidates to the model attacked.
 
-    x~ = argmax over the ball of the SOURCE's loss; success is judged on the target, by the driver. Norm, budget and domain are those of
-    `attack`; `source` takes the same inputs and classes. The target's gradients are never used, and the search asks it nothing.
-    Raises InputError where `domain` differs from the attack's. Source: Papernot et al. 2017; Zhao et al. 2018 for dense <-> pruned.
+    x~ = argmax over the ball of the SOURCE's loss: the attack runs in its `exhaustive` form, without an exit at the first success, for
+    what has just crossed the source's boundary crosses no other. Success is judged on the target, by the driver. Norm, budget and domain
+    are those of `attack`; `source` takes the same inputs and classes. The target's gradients are never used, and the search asks it
+    nothing. Raises InputError where `domain` differs from the attack's. Source: Papernot et al. 2017; Zhao et al. 2018 for dense and
+    pruned.
     Pitfalls: a minimum-norm candidate stops at the source's boundary and seldom crosses the target's: take fixed-budget attacks. A
     sample that the source misclassifies to begin with is submitted as it is, unless the attack moves misclassified samples.
 
@@ -55,7 +58,7 @@ class Transfer(Attack):
         return self.attack.threat
 
     def search(self, problem: Problem) -> Tensor:
-        return self.attack(
+        return exhaustive(self.attack)(
             self.source,
             problem.x,
             problem.y,
@@ -72,8 +75,9 @@ def transfer_matrix(
 ) -> Tensor:
     """Accuracy [L, L] (float64, over all N samples) of target level t (column) on what `attack` makes on source level s (row).
 
-    Every level is attacked once; the diagonal is the attack's own r_inf. All models take the samples `x` [N, *S] with classes `y` [N].
-    Raises what the driver raises. Source: the dense -> sparse and sparse -> dense transfer of Zhao et al. 2018.
+    Every level is attacked once, without early exit (see `Transfer`); the diagonal is the attack's own r_inf. All models take the samples
+    `x` [N, *S] with classes `y` [N]. Raises what the driver raises. Source: the dense -> sparse and sparse -> dense transfer of Zhao et
+    al. 2018.
 
     >>> from isogrid.attacks import FGS
     >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
@@ -85,7 +89,7 @@ def transfer_matrix(
     """
     accuracy = torch.zeros(len(models), len(models), dtype=torch.float64)
     for s, source in enumerate(models):
-        x_adv = attack(source, x, y, seed=seed, box=box).x_adv
+        x_adv = exhaustive(attack)(source, x, y, seed=seed, box=box).x_adv
         for t, target in enumerate(models):
             accuracy[s, t] = (_predictions(target, x_adv, y) == y).double().mean().item()
     return accuracy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import warnings
@@ -22,6 +23,8 @@ SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
 SUFFIXES = EXPORTED + SCRIPTED
 """Suffixes of a model's name that mean a program, not a factory."""
 
+_MODES = ("train", "training")
+"""What the arguments of dropout and batch statistics are called in operators."""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -31,16 +34,22 @@ class Program(nn.Module):
 
     `rows` = (least, most) rows per call, most None for any number: a shorter batch is filled up with copies of its last row, a longer one
     cut; gradients flow through both. `activation_elements`: values that one row's forward pass keeps for its backward pass (for
-    the driver's batch rule, which cannot look into a program).
+    the driver's batch rule, which cannot look into a program). `source`: the digest of its file, which stands for its code and constants.
     """
 
-    def __init__(self, inner: nn.Module, rows: tuple[int, int | None] = (1, None)) -> None:
+    def __init__(self, inner: nn.Module, rows: tuple[int, int | None] = (1, None), source: str = "") -> None:
         super().__init__()
         self._inner = (inner,)  # in a tuple, so that it is no submodule: eval(), hooks and flags do not work on programs
         self.least, self.most = rows
         self.activation_elements = 0
+        self.source = source
         for parameter in inner.parameters():
             parameter.requires_grad_(False)
+
+    def contents(self) -> dict[str, Tensor]:
+        """The program's own parameters and buffers by name (constants are in `source` only)."""
+        inner = self._inner[0]
+        return dict(inner.named_parameters()) | dict(inner.named_buffers())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._inner[0]._apply(fn)  # type: ignore[no-untyped-call]
@@ -66,8 +75,9 @@ def open_program(path: Path, x: Tensor) -> Program:
     """Load a torch.export program or TorchScript and check on samples `x` [N, *S] that it gives input gradients.
 
     A program exported with a fixed batch size is called with full batches of that size. Raises InputError where the file is none, and
-    ModelError where it was exported in training mode, raises, or gives no gradient. Pitfalls: a program is code; take it only from people
-    you trust (pickled objects in it are refused all the same). Tensors made inside an exported graph stay on the device of the export.
+    ModelError where it was exported in training mode, draws random numbers, raises, or gives no gradient. Pitfalls: a program is
+    code; take it only from people you trust (pickled objects in it are refused all the same). Tensors made inside an
+    exported graph stay on the device of the export.
     """
     if not path.is_file():
         raise InputError("model", str(path), "the path of an existing torch.export program (.pt2) or TorchScript file")
@@ -86,7 +96,7 @@ def _exported(path: Path) -> Program:
     except Exception as error:  # a file of any other kind may raise anything
         raise InputError("model", str(path), f"a program written by torch.export.save that this torch reads ({_line(error)})") from None
     _refuse_training_mode(loaded, path)
-    return Program(inner, _batch_limits(loaded, path))
+    return Program(inner, _batch_limits(loaded, path), _digest(path))
 
 
 def _scripted(path: Path) -> Program:
@@ -98,7 +108,12 @@ def _scripted(path: Path) -> Program:
         raise InputError("model", str(path), accepted) from None
     with contextlib.suppress(RuntimeError):  # a frozen program has no mode, and is in eval mode for good
         inner.eval()
-    return Program(inner)
+    _refuse_training_script(inner, path)
+    return Program(inner, source=_digest(path))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _batch_limits(loaded: Any, path: Path) -> tuple[int, int | None]:
@@ -122,13 +137,29 @@ def _refuse_training_mode(loaded: Any, path: Path) -> None:
     for node in loaded.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         for place, argument in enumerate(schema.arguments if schema is not None else ()):
-            if (
-                argument.name in ("train", "training")
-                and (node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)) is True
-            ):
-                raise ModelError(
-                    f"model: {path} was exported in training mode ({node.target}); accepted: torch.export.export(model.eval(), ...)"
-                )
+            if argument.name in _MODES and (node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)) is True:
+                raise _in_training_mode(path, str(node.target), "torch.export.export(model.eval(), ...)")
+
+
+def _refuse_training_script(inner: Any, path: Path) -> None:
+    """The same for TorchScript: what a trace has fixed, `eval()` does not undo."""
+    for node in _nodes(inner.inlined_graph):
+        if node.schema().startswith("aten::"):
+            names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]
+            if any(name in _MODES and value.toIValue() is True for name, value in zip(names, node.inputs(), strict=False)):
+                raise _in_training_mode(path, node.kind(), "torch.jit.trace(model.eval(), ...)")
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes of a TorchScript graph, those of its branches and loops included."""
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _nodes(block)
+
+
+def _in_training_mode(path: Path, operation: str, accepted: str) -> ModelError:
+    return ModelError(f"model: {path} was exported in training mode ({operation}); accepted: {accepted}")
 
 
 def _probe(program: Program, x: Tensor, path: Path) -> None:
@@ -143,12 +174,18 @@ def _probe(program: Program, x: Tensor, path: Path) -> None:
 
     leaf = x.detach().clone().requires_grad_()
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            first, second = program(x), program(x)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             z = program(leaf)
     except Exception as error:
         raise ModelError(f"model: {path} raised {type(error).__name__} on samples of shape {tuple(x.shape)}: {_line(error)}") from None
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise ModelError(f"model: {path} gave a {type(z).__name__}; accepted: one tensor of logits [B, classes]")
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        raise ModelError(
+            f"model: {path} gives other logits each time for the same samples; accepted: a program that draws no random numbers"
+        )
     if not z.requires_grad:
         raise ModelError(f"model: {path} gives no gradient with respect to its input; accepted: a program exported without torch.no_grad()")
     (gradient,) = torch.autograd.grad(z.sum(), leaf, allow_unused=True)
