@@ -76,7 +76,7 @@ def test_twin_rounds_stay_within_the_study():
         ({"attacks": [{"name": "fgsm", "eps": 0.1}]}, "attack", "did you mean fgs"),
         ({"attacks": [{"name": "fgs", "epsilon": 0.1}]}, "attack fgs", "did you mean eps"),
         ({"attacks": [{"name": "fgs", "eps": -0.1}]}, "eps", "> 0"),
-        ({"attacks": [{"name": "fgs", "eps": "big"}]}, "attack", "type"),
+        ({"attacks": [{"name": "fgs", "eps": "big"}]}, "eps", "a finite number > 0"),
         ({"attacks": [{"name": "fgs", "eps": 0.1}, {"name": "fgs", "eps": 0.1}]}, "attacks", "once"),
         ({"attacks": [{"name": "fgs", "eps": 0.1, "samples": 0}]}, "samples", "greater than or equal to 1"),
         ({"models": []}, "models", "at least one"),
