@@ -152,6 +152,8 @@ class Attack(ABC):
         if subject.closed:
             raise RuntimeError("the subject was prepared in a `with` block that has ended: its model is no longer frozen")
         everything = rows is None
+        if self.budget is not None and self.budget > torch.finfo(subject.x.dtype).max:
+            raise InputError("eps", self.budget, f"a number that {subject.x.dtype} can hold")
         _check_per_row(len(subject.y) if rows is None else len(rows), subject, ids, start, budget)
         rows = torch.arange(len(subject.y), device=subject.x.device) if rows is None else rows
         ids = rows.cpu() if ids is None else ids.cpu()

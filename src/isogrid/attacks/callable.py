@@ -7,7 +7,6 @@ import copy
 import hashlib
 import inspect
 import random
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,17 +158,9 @@ def _as_tensor(result: object) -> Tensor | None:
 
 
 def _copied(model: Model) -> Model:
-    """The model made anew, so that nothing a peer does to it reaches the one that judges; itself where it cannot be copied.
-
-    A function around a module (it pads single logits, or changes their type) is rebuilt around a copy: `deepcopy` hands out functions as
-    they are.
-    """
+    """The model made anew, so that nothing a peer does to it reaches the one that judges; itself where it cannot be copied."""
     try:
-        if not isinstance(model, types.FunctionType):
-            return copy.deepcopy(model)
-        inner = [cell.cell_contents for cell in model.__closure__ or ()]
-        cells = [types.CellType(_copied(part) if isinstance(part, nn.Module | types.FunctionType) else part) for part in inner]
-        return types.FunctionType(model.__code__, model.__globals__, closure=tuple(cells))
+        return copy.deepcopy(model)
     except Exception:  # a user's module may hold what cannot be copied, and says so in any way it likes
         return model
 

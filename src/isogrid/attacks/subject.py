@@ -105,6 +105,18 @@ def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
         )
 
 
+class _Logits(nn.Module):
+    """A model's logits in the type of its input; a `single` output z as (0, z)."""
+
+    def __init__(self, model: nn.Module, single: bool) -> None:
+        super().__init__()
+        self.model, self.single = model, single
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.model(x).to(x.dtype)
+        return nn.functional.pad(z.reshape(len(x), 1), (1, 0)) if self.single else z
+
+
 def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
     """The model as a function to logits [B, C >= 2] of x's type; a single output z becomes (0, z).
 
@@ -138,11 +150,8 @@ def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise InputError("y", f"labels from {low} to {high}", f"0 to {classes - 1}: the model has {classes} classes")
-    unit = torch.finfo(z.dtype).eps
-    plain: Model = model if z.dtype == x.dtype else lambda inputs: model(inputs).to(x.dtype)
-    if not single:
-        return plain, unit
-    return lambda inputs: nn.functional.pad(plain(inputs).reshape(len(inputs), 1), (1, 0)), unit
+    function = _Logits(model, single) if single or z.dtype != x.dtype else model
+    return function, torch.finfo(z.dtype).eps
 
 
 def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
