@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from isogrid import attacks
 from isogrid.attacks.base import Attack
@@ -16,6 +16,8 @@ from isogrid.sparsity import ALLOCATIONS, CRITERIA
 from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
 
 PRESETS = ("quick", "paper-mnist")
+WITHOUT_SOURCES = {"sources": False}
+"""The validation context of a specification whose study has been run."""
 
 
 def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
@@ -163,7 +165,9 @@ class AttackSpec(_Part):
         return [attacks.make({"name": self.name} | parameters) for parameters in grid]
 
     @model_validator(mode="after")
-    def _buildable(self) -> AttackSpec:
+    def _buildable(self, info: ValidationInfo) -> AttackSpec:
+        if info.context == WITHOUT_SOURCES:
+            return self
         for attack in self.build():
             if self.survivors and attack.budget is None:
                 raise InputError("survivors", self.name, "a fixed-budget attack: a minimum-norm one is measured on every sample")
@@ -243,7 +247,9 @@ class Spec(_Part):
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Spec:
+    def _consistent(self, info: ValidationInfo) -> Spec:
+        if info.context == WITHOUT_SOURCES:
+            return self
         titles = [model.title for model in self.models]
         for title in titles:
             if titles.count(title) > 1:
@@ -281,12 +287,15 @@ class Spec(_Part):
         return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
 
     @classmethod
-    def parse(cls, value: Any) -> Spec:
-        """Validate plain data; raises InputError that names the first wrong field."""
+    def parse(cls, value: Any, *, sources: bool = True) -> Spec:
+        """Validate plain data; raises InputError that names the first wrong field.
+
+        Without `sources`, settings that were validated before: files that they name (a callable's) need not be there any more.
+        """
         if not isinstance(value, dict):
             raise InputError("study", value, "a mapping of settings (see `isogrid run --help`)")
         try:
-            return cls.model_validate(value)
+            return cls.model_validate(value, context=None if sources else WITHOUT_SOURCES)
         except ValidationError as error:
             raise _explain(error) from None
 

@@ -15,7 +15,6 @@ from isogrid.core.files import replacing, save_tensors, write_json, write_text
 from isogrid.engines import Event
 from isogrid.metrics.robustness import attack_metrics, class_accuracy, mean_distance, median_distance, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
-from isogrid.study import cells
 from isogrid.study.audit.study import audit_findings
 from isogrid.study.claims import judge, recommend
 from isogrid.study.evidence import Evidence
@@ -125,18 +124,11 @@ def _summary(
     study: Plan, store: Store, grouped: Sequence[Family], evidence: Sequence[Evidence], failures: Sequence[Event]
 ) -> dict[str, Any]:
     spec = study.spec
-    sets = {model.spec.title: cells.load_split(model.data) for model in study.models}
-    first = next(iter(sets.values()))
+    first = store.read(study.models[0].samples).metrics
     return {
         "isogrid": isogrid.__version__,
         "name": spec.name,
-        "data": {
-            "name": spec.data.name,
-            "train": first.train.n,
-            "test": first.test.n,
-            "classes": first.train.classes,
-            "source": first.source,
-        },
+        "data": {"name": spec.data.name} | {name: first[name] for name in ("train", "test", "classes", "source")},
         "seeds": spec.seeds,
         "models": [model.spec.title for model in study.models],
         "linear": [model.spec.title for model in study.models if model.linear],
@@ -236,7 +228,7 @@ def _write_gallery(grouped: Sequence[Family], store: Store) -> None:
     """The stored adversarial examples of the first seed's pruned levels, with the clean images."""
     tensors: dict[str, torch.Tensor] = {}
     for family in grouped:
-        test = cells.load_split(family.model.data).test
+        clean = store.read(family.model.samples).tensors("examples")
         name = family.model.spec.title
         for (seed, number), level in family.pruned.items():
             if seed != 0:
@@ -245,7 +237,7 @@ def _write_gallery(grouped: Sequence[Family], store: Store) -> None:
                 if cell.id in level.attacks and store.read(cell.key).has("examples"):
                     shown = store.read(cell.key).tensors("examples")
                     tensors |= {f"{name}/{number}/{cell.id}/{part}": value for part, value in shown.items()}
-        tensors[f"{name}/clean"], tensors[f"{name}/label"] = test.x[: cells.EXAMPLES], test.y[: cells.EXAMPLES]
+        tensors[f"{name}/clean"], tensors[f"{name}/label"] = clean["x"], clean["label"]
     if tensors:
         save_tensors(store.root / "gallery.safetensors", tensors)
 

@@ -53,7 +53,7 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
     }
     split = cells.load_split(split_config)
     config: dict[str, Any] = {"name": model.name, "source": models.source_digest(model.name)}
-    network = cells.build_model(config, split.train, 0, "cpu")
+    network = cells.build_model(config, split.train.shape, split.train.classes, 0, "cpu")
     if not prunable(network):
         raise InputError("model", model.name, "a network with at least one linear or convolutional layer to prune")
     if model.weights is not None and model.checkpoints:
@@ -64,10 +64,12 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
         files.append((str(Path(path).resolve()), hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]))
     check_samples(split.test.x, split.test.y, split.test.box)
     as_classifier(network.eval(), split.test.x, split.test.y)
+    data = split_config | {"digest": digest([split.train.digest(), split.test.digest()])}
     return ModelPlan(
         spec=model,
-        data=split_config | {"digest": digest([split.train.digest(), split.test.digest()])},
+        data=data,
         model=config,
+        samples=key("data", data),
         files=tuple(files),
         linear=len(prunable(network)) == 1 and linear_weights(network, split.test.shape) is not None,
         weights=cells.model_size(network)[0],
