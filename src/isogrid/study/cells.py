@@ -64,19 +64,21 @@ def describe(root: str, key: str, data: dict[str, Any]) -> None:
         cell.put(metrics=metrics, cpu_seconds=0.0, tensors={"examples": examples})
 
 
+def check_source(field: str, name: str, digest: str) -> None:
+    """Raises InputError where the file behind a model's name is not the one with that digest."""
+    source = models.source_digest(name)
+    if source != digest:
+        what = "has changed" if source else "is missing"
+        raise InputError(field, f"{name}, whose file {what}", f"the file that the study was run with (SHA-256 {digest}...)")
+
+
 def build_model(configuration: dict[str, Any], shape: tuple[int, ...], classes: int, seed: int, device: str) -> nn.Module:
     """The network of a model configuration, freshly initialised from (seed, "init"), in channels_last where it sees images.
 
     Raises InputError where the factory's file is not the one that the configuration was made with.
     """
-    name = configuration["name"]
-    source = models.source_digest(name)
-    if source != configuration["source"]:
-        what = "has changed" if source else "is missing"
-        raise InputError(
-            "model", f"{name}, whose file {what}", f"the file that the study was run with (SHA-256 {configuration['source']}...)"
-        )
-    model = models.build(name, shape, classes, derive(seed, "init"))
+    check_source("model", configuration["name"], configuration["source"])
+    model = models.build(configuration["name"], shape, classes, derive(seed, "init"))
     if len(shape) == 3:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
@@ -285,6 +287,7 @@ def substitute(
     split = load_split(data)
     network = trained(root, train_key, data, model, device)
     test = split.test.to(device)
+    check_source("blackbox.model", config["model"], config["source"])
     made = train_substitute(
         labels_of(network),
         split.train.x[: config["seed_samples"]].to(device),

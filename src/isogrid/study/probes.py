@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from isogrid import attacks
+from isogrid import attacks, models
 from isogrid.attacks.base import Attack
 from isogrid.engines import Task
 from isogrid.study import cells
@@ -113,6 +113,7 @@ def blackbox_task(spec: Spec, model: ModelPlan, trained: str, seed: int, root: P
     config = {"name": "substitute", "attack": attacks.config_of(attack)} | spec.blackbox.model_dump(
         include={"model", "seed_samples", "rounds"}
     )
+    config["source"] = models.source_digest(spec.blackbox.model)
     content = {"train": trained, "attack": config, "seed": seed, "threads": spec.threads, "device": spec.device}
     identity = f"substitute-{attack_id(attack)}"
     cell = dataclasses.replace(attack_cell(attack, identity, key("attack", content), config), gradient_free=True)
