@@ -59,9 +59,10 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
     if model.weights is not None and model.checkpoints:
         raise InputError("weights", model.weights, "either weights or checkpoints")
     files = []
-    for path in (*(() if model.weights is None else (model.weights,)), *model.checkpoints):
-        models.load_weights(network, Path(path), "checkpoints" if model.checkpoints else "weights")
-        files.append((str(Path(path).resolve()), hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]))
+    for given in (*(() if model.weights is None else (model.weights,)), *model.checkpoints):
+        path = Path(given).expanduser().resolve()
+        models.load_weights(network, path, "checkpoints" if model.checkpoints else "weights")
+        files.append((str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]))
     check_samples(split.test.x, split.test.y, split.test.box)
     as_classifier(network.eval(), split.test.x, split.test.y)
     data = split_config | {"digest": digest([split.train.digest(), split.test.digest()])}
