@@ -53,7 +53,9 @@ def test_ids_tell_apart_what_differs_in_norm_or_domain():
 
 
 def test_twin_rounds_stay_within_the_study():
-    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6, 10]}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6]}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"attacks": None}}).twin_rounds == (6,)
     assert Spec.parse({"pruning": {"rounds": 3}, "twin": {"rounds": "all"}}).twin_rounds == (1, 2, 3)
     assert Spec.parse({"twin": {"rounds": "none"}}).twin_rounds == ()
 
@@ -84,6 +86,21 @@ def test_twin_rounds_stay_within_the_study():
         ({"twin": {"attacks": ["pgd"]}, "attacks": [{"name": "fgs", "eps": 0.1}]}, "twin.attacks", "fgs"),
         ({"tolerance": {"distance": "three%"}}, "tolerance.distance", "share"),
         ({"tolerance": {"r_inf": -1}}, "tolerance.r_inf", "greater than or equal to 0"),
+        ({"pruning": {"rounds": 8}, "twin": {"rounds": [6, 10]}}, "twin.rounds", "rounds 0 to 8"),
+        ({"pruning": {"rounds": 8}, "audit": {"levels": [0, 9]}}, "audit.levels", "levels 0 to 8"),
+        ({"pruning": {"rounds": 8}, "blackbox": {"levels": [-1]}}, "blackbox.levels", "levels 0 to 8"),
+        ({"models": [{"name": "linear", "checkpoints": ["a", "b"]}], "audit": {"levels": [2]}}, "audit.levels", "levels 0 to 1"),
+        ({"transfer": {"attack": {"name": "fgs", "eps": [0.1, 0.2]}}}, "transfer.attack.eps", "one eps"),
+        ({"blackbox": {"attack": {"name": "fgs", "eps": [0.1, 0.2]}}}, "blackbox.attack.eps", "one eps"),
+        ({"transfer": {"attack": {"name": "fgs", "samples": 5}}}, "transfer.attack.samples", "transfer.samples"),
+        ({"blackbox": {"attack": {"name": "fgs", "samples": 5}}}, "blackbox.attack.samples", "every test sample"),
+        ({"blackbox": {"attack": {"name": "fgs", "survivors": True}}}, "blackbox.attack.survivors", "every test sample"),
+        ({"blackbox": {"attack": "ddn"}}, "blackbox.attack", "fixed-budget"),
+        ({"attacks": [{"name": "fgs", "eps": []}]}, "eps", "one eps or more"),
+        ({"attacks": [{"name": "fgs", "eps": float("inf")}]}, "eps", "> 0"),
+        ({"attacks": [{"name": "fgs", "eps": [0.1, float("nan")]}]}, "eps", "> 0"),
+        ({"tolerance": {"r_inf": float("inf")}}, "tolerance.r_inf", "finite"),
+        ({"training": {"optimizer": {"lr": float("nan")}}}, "training.optimizer.lr", "finite"),
         ({"data": {"name": "mnist-5k", "tests": 3}}, "data.tests", "did you mean data.test"),
     ],
 )

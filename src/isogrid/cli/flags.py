@@ -53,6 +53,8 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
     for field in ("method", "rounds"):
         if flags[field] is not None:
             base["pruning"] = dict(base.get("pruning", {})) | {field: flags[field]}
+    if flags["rounds"] is not None:
+        _shorten(base, flags["rounds"])
     if flags["seeds"] is not None:
         base["seeds"] = flags["seeds"]
     if flags["attacks"] is not None or flags["eps"] is not None:
@@ -63,6 +65,14 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
             twin["attacks"] = [name for name in twin["attacks"] if name in names] or None
             base["twin"] = twin
     base["device"] = choose_device(flags["device"], base.get("device", "cpu"))
+
+
+def _shorten(base: dict[str, Any], rounds: int) -> None:
+    """Fewer rounds by a flag: what a preset or a file asks for beyond them goes."""
+    for part, name in (("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
+        settings = base.get(part)
+        if isinstance(settings, dict) and isinstance(settings.get(name), list):
+            base[part] = settings | {name: [k for k in settings[name] if not isinstance(k, int) or k <= rounds]}
 
 
 def _without_options(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataSpec(_Part):
@@ -128,10 +129,13 @@ class PruningSpec(_Part):
         return _registered("allocation", value, ALLOCATIONS)
 
 
+TWIN_ROUNDS = (6, 10)
+
+
 class TwinSpec(_Part):
     """The dense twin of equal training: at which rounds it is attacked, and with which attacks (their names; None = all)."""
 
-    rounds: tuple[int, ...] | Literal["all", "none"] = (6, 10)
+    rounds: tuple[int, ...] | Literal["all", "none"] = TWIN_ROUNDS
     attacks: tuple[str, ...] | None = None
 
 
@@ -161,6 +165,9 @@ class AttackSpec(_Part):
     def build(self) -> list[Attack]:
         """The attacks that it stands for: one per eps where `eps` is a list."""
         eps = self.parameters.get("eps")
+        if eps == []:
+            raise InputError("eps", eps, "one eps or more")
+        _check_finite(self.parameters)
         grid = [self.parameters | {"eps": e} for e in eps] if isinstance(eps, list | tuple) else [self.parameters]
         return [attacks.make({"name": self.name} | parameters) for parameters in grid]
 
@@ -174,11 +181,36 @@ class AttackSpec(_Part):
         return self
 
 
+def _check_finite(value: Any, field: str = "parameters") -> None:
+    """Raises InputError for a number in an attack's parameters that is infinite or none: nothing could be measured with it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(field, value, "a finite number, > 0 for a budget or a count")
+    for name, part in value.items() if isinstance(value, dict) else [(field, v) for v in value] if isinstance(value, list | tuple) else ():
+        _check_finite(part, name)
+
+
+def _one_attack(field: str, entry: AttackSpec, instead: str) -> Attack:
+    """The one attack that `entry` stands for; raises InputError for settings that would have no effect in `field`."""
+    built = entry.build()
+    if len(built) > 1:
+        raise InputError(f"{field}.eps", entry.parameters["eps"], "one eps")
+    for name in ("samples", "samples_of", "survivors"):
+        if getattr(entry, name):
+            raise InputError(f"{field}.{name}", getattr(entry, name), f"no such setting here: {instead}")
+    return built[0]
+
+
 class TransferSpec(_Part):
     """The transfer matrix between the levels of each model's first seed: what fools level i, submitted to level j."""
 
     attack: AttackSpec = Field(default_factory=lambda: AttackSpec.model_validate({"name": "fgs", "eps": 0.1}))
     samples: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _effective(self, info: ValidationInfo) -> TransferSpec:
+        if info.context != WITHOUT_SOURCES:
+            _one_attack("transfer.attack", self.attack, "transfer.samples says how many test samples are moved between levels")
+        return self
 
 
 class BlackBoxSpec(_Part):
@@ -193,6 +225,15 @@ class BlackBoxSpec(_Part):
     seed_samples: int = Field(150, ge=1)
     rounds: int = Field(6, ge=1)
     levels: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _effective(self, info: ValidationInfo) -> BlackBoxSpec:
+        if info.context == WITHOUT_SOURCES:
+            return self
+        attack = _one_attack("blackbox.attack", self.attack, "the substitute's examples are made for every test sample")
+        if attack.budget is None:
+            raise InputError("blackbox.attack", self.attack.name, "a fixed-budget attack, such as {name: fgs, eps: 0.1}")
+        return self
 
 
 class AuditSpec(_Part):
@@ -246,6 +287,18 @@ class Spec(_Part):
     def _data_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_twin(cls, value: Any) -> Any:
+        """A default may not ask for rounds that are not there: the twin's go as far as the study does."""
+        if not isinstance(value, dict):
+            return value
+        twin, pruning = value.get("twin", {}), value.get("pruning", {})
+        rounds = pruning.get("rounds") if isinstance(pruning, dict) else None
+        if isinstance(twin, dict) and "rounds" not in twin and isinstance(rounds, int):
+            return value | {"twin": twin | {"rounds": [k for k in TWIN_ROUNDS if k <= rounds]}}
+        return value
+
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
         if info.context == WITHOUT_SOURCES:
@@ -260,15 +313,24 @@ class Spec(_Part):
         for name in self.twin.attacks or ():
             if name not in names:
                 raise one_of("twin.attacks", name, names)
-        if isinstance(self.twin.rounds, tuple):
-            for k in self.twin.rounds:
-                if k < 0:
-                    raise InputError("twin.rounds", k, "rounds >= 0")
+        self._check_levels()
         ids = [attack_id(a) for spec in self.attacks for a in spec.build()]
         for identity in ids:
             if ids.count(identity) > 1:
                 raise InputError("attacks", identity, "each attack and eps once")
         return self
+
+    def _check_levels(self) -> None:
+        """Raises InputError for a round or a level that no model of the study has."""
+        deepest = max(len(model.checkpoints) - 1 if model.checkpoints else self.pruning.rounds for model in self.models)
+        rounds = self.twin.rounds if isinstance(self.twin.rounds, tuple) else ()
+        named = [("twin.rounds", rounds, "rounds", self.pruning.rounds)]
+        named += [("blackbox.levels", self.blackbox.levels or (), "levels", deepest)] if self.blackbox is not None else []
+        named += [("audit.levels", self.audit.levels, "levels", deepest)] if self.audit is not None else []
+        for field, numbers, what, last in named:
+            for number in numbers:
+                if not 0 <= number <= last:
+                    raise InputError(field, number, f"{what} 0 to {last}")
 
     @property
     def twin_rounds(self) -> tuple[int, ...]:

@@ -13,14 +13,15 @@ import torch
 
 from isogrid import attacks, models
 from isogrid.attacks.base import as_classifier, check_samples
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import digest
+from isogrid.data import Split
 from isogrid.engines import Task
 from isogrid.sparsity import prunable
 from isogrid.study import cells
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan, TransferPlan
 from isogrid.study.probes import attack_cell, audit_key, audit_task, blackbox_task, expected_gradients, transfer_task
-from isogrid.study.spec import AttackSpec, ModelSpec, Spec, attack_id
+from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, Spec, attack_id
 from isogrid.study.store import key
 from isogrid.theory import linear_weights
 
@@ -65,6 +66,8 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
         files.append((str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]))
     check_samples(split.test.x, split.test.y, split.test.box)
     as_classifier(network.eval(), split.test.x, split.test.y)
+    if spec.blackbox is not None:
+        _check_substitute(spec.blackbox, split)
     data = split_config | {"digest": digest([split.train.digest(), split.test.digest()])}
     return ModelPlan(
         spec=model,
@@ -76,6 +79,17 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
         weights=cells.model_size(network)[0],
         gradient_seconds=_gradient_seconds(network, split.train.x),
     )
+
+
+def _check_substitute(spec: BlackBoxSpec, split: Split) -> None:
+    """Raises InputError where the substitute cannot be built for these data, or has too few samples to start from."""
+    try:
+        network = models.build(spec.model, split.test.shape, split.test.classes)
+        as_classifier(network.eval(), split.test.x, split.test.y)
+    except IsogridError as error:
+        raise InputError("blackbox.model", spec.model, f"a model that fits the data ({error})") from None
+    if spec.seed_samples > split.train.n:
+        raise InputError("blackbox.seed_samples", spec.seed_samples, f"at most the {split.train.n} training samples")
 
 
 def _gradient_seconds(network: torch.nn.Module, x: torch.Tensor) -> float:
