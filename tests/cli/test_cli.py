@@ -33,7 +33,7 @@ def test_list_names_the_registries(capsys):
     code, out, _ = call(capsys, "list", "--json")
     found = json.loads(out)
     assert code == 0
-    assert set(found) == {"data", "models", "methods", "attacks", "presets"}
+    assert set(found) == {"data", "models", "methods", "attacks", "composed attacks", "presets"}
     assert {"fgs", "rfgs", "pgd", "deepfool", "cw"} <= set(found["attacks"])
     assert {"quick", "paper-mnist"} == set(found["presets"])
     assert all(line for kind in found.values() for line in kind.values())

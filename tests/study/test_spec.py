@@ -52,6 +52,35 @@ def test_ids_tell_apart_what_differs_in_norm_or_domain():
     assert ids == {"pgd@0.1", "pgd-l2@0.1", "pgd-free@0.1"}
 
 
+def test_minimise_is_called_after_what_it_minimises():
+    inner = ({"name": "pgd"}, {"name": "pgd", "norm": "l2"}, {"name": "fgs", "eps": 0.3}, {"name": "pgd", "domain": "free"})
+    made = [attacks.make({"name": "minimise", "attack": one, "domain": one.get("domain", "box")}) for one in inner]
+    assert [attack_id(attack) for attack in made] == ["minimise-pgd", "minimise-pgd-l2", "minimise-fgs", "minimise-pgd-free"]
+
+
+PGD = {"name": "pgd", "eps": [0.1, 0.2], "steps": 40}
+
+
+def test_labels_let_two_settings_of_an_attack_stand_in_one_study():
+    spec = Spec.parse({"attacks": [PGD, PGD | {"steps": 200, "label": "pgd-200"}, {"name": "ddn", "label": "DDN, own"}]})
+    assert [identity for entry in spec.attacks for identity, _ in entry.named()] == [
+        "pgd@0.1", "pgd@0.2", "pgd-200@0.1", "pgd-200@0.2", "DDN, own",
+    ]  # fmt: skip
+    assert Spec.parse(yaml.safe_load(spec.text())) == spec
+
+
+def test_the_twin_is_given_attacks_by_name_or_label():
+    base = {"attacks": [PGD, PGD | {"steps": 200, "label": "strong"}]}
+    assert [e.label for e in Spec.parse(base | {"twin": {"attacks": ["strong"]}}).twin_attacks] == ["strong"]
+    assert [e.label for e in Spec.parse(base | {"twin": {"attacks": ["pgd"]}}).twin_attacks] == ["", "strong"]
+
+
+@pytest.mark.parametrize("label", ["fgs", "envelope", "theory", "substitute-fgs", "a@0.1", "a/b", " a", "minimise", "[red]", "a\nb"])
+def test_a_label_that_would_mislead_or_break_a_name_is_refused(label):
+    with pytest.raises(InputError, match="label"):
+        Spec.parse({"attacks": [PGD | {"label": label}]})
+
+
 def test_twin_rounds_stay_within_the_study():
     assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6]}}).twin_rounds == (6,)
     assert Spec.parse({"pruning": {"rounds": 8}}).twin_rounds == (6,)
@@ -79,7 +108,9 @@ def test_twin_rounds_stay_within_the_study():
         ({"attacks": [{"name": "fgs", "epsilon": 0.1}]}, "attack fgs", "did you mean eps"),
         ({"attacks": [{"name": "fgs", "eps": -0.1}]}, "eps", "> 0"),
         ({"attacks": [{"name": "fgs", "eps": "big"}]}, "attack", "type"),
-        ({"attacks": [{"name": "fgs", "eps": 0.1}, {"name": "fgs", "eps": 0.1}]}, "attacks", "once"),
+        ({"attacks": [{"name": "fgs", "eps": 0.1}, {"name": "fgs", "eps": 0.1}]}, "attacks", "give one of them a `label`"),
+        ({"attacks": [{"name": "pgd", "label": "a"}, {"name": "pgd", "steps": 9, "label": "a"}]}, "attacks", "a `label`"),
+        ({"attacks": [{"name": "minimise"}, {"name": "minimise", "searches": 9}]}, "minimise-pgd", "a `label`"),
         ({"attacks": [{"name": "fgs", "eps": 0.1, "samples": 0}]}, "samples", "greater than or equal to 1"),
         ({"models": []}, "models", "at least one"),
         ({"models": ["linear", "linear"]}, "models", "once"),

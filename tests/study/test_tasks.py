@@ -76,3 +76,10 @@ def test_a_home_folder_is_expanded(given, tmp_path, monkeypatch):
     save_tensors(tmp_path / "net.safetensors", network.state_dict())
     study = run_study(Spec.parse(BASE | {"models": [{"name": "linear"} | given]}), tmp_path / "out")
     assert torch.equal(study.model()[1].weight, network[1].weight)
+
+
+def test_a_label_is_what_tables_show_and_no_part_of_a_key(tmp_path):
+    labelled = plan(Spec.parse(BASE | {"attacks": [{"name": "fgs", "eps": 0.1, "label": "mine"}]}), tmp_path)
+    plain = plan(Spec.parse(BASE), tmp_path)
+    assert [task.key for task in labelled.tasks] == [task.key for task in plain.tasks]
+    assert {cell.id for level in labelled.levels for cell in level.attacks} == {"mine@0.1"}

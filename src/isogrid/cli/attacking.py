@@ -15,13 +15,14 @@ from rich.table import Table
 
 from isogrid import attacks as attack_library, data as data_library, models
 from isogrid.attacks.base import Attack, AttackOutcome
-from isogrid.cli.flags import ALL_ATTACKS, choose_device, split_list
-from isogrid.core.errors import InputError, one_of
+from isogrid.cli.attack_flags import chosen_attacks, split_list
+from isogrid.cli.flags import choose_device
+from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
 from isogrid.study.audit.model import audit_model
 from isogrid.study.records import outcome_frame
-from isogrid.study.spec import attack_id
+from isogrid.study.spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,8 @@ def attack_model(
     rows: list[Row] = []
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         bar = progress.add_task("attacks", total=len(chosen) * test.n)
-        for attack in chosen:
-            progress.update(bar, description=attack_id(attack))
+        for identity, attack in chosen:
+            progress.update(bar, description=identity)
             before = len(rows) * test.n
             outcome = attack(
                 network,
@@ -72,11 +73,13 @@ def attack_model(
                 box=test.box,
                 on_batch=lambda done, before=before: progress.update(bar, completed=before + done),  # type: ignore[misc]
             )
-            rows.append(_row(attack, outcome))
+            rows.append(_row(identity, attack, outcome))
             if out is not None:
-                _store(out, attack_id(attack), outcome_frame(outcome))
+                _store(out, identity, outcome_frame(outcome))
         progress.update(bar, description="audit", visible=audit)
-        findings = audit_model(network, test.x, test.y, chosen, seed=seed, samples=100, box=test.box) if audit else []
+        findings = (
+            audit_model(network, test.x, test.y, [attack for _, attack in chosen], seed=seed, samples=100, box=test.box) if audit else []
+        )
     accuracy = float(outcome.correct.double().mean())
     if as_json:
         print(json.dumps(_plain(model, test, accuracy, rows) | {"audit": [asdict(finding) for finding in findings]}, indent=1))
@@ -90,20 +93,17 @@ def attack_model(
         console.print("audit: no rule fired (this does not prove that the model is robust)")
 
 
-def _attacks(text: str, eps: str | None) -> list[Attack]:
-    budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
-    chosen: list[Attack] = []
-    for name in split_list("attacks", text, str, "names with commas"):
-        if name not in ALL_ATTACKS:
-            raise one_of("attack", name, ALL_ATTACKS)
-        fixed = "eps" in ALL_ATTACKS[name].__dataclass_fields__
-        chosen += [
-            attack_library.make({"name": name} | ({"eps": e} if e is not None else {})) for e in (budgets if fixed and budgets else [None])
-        ]
-    return chosen
+def _attacks(text: str, eps: str | None) -> list[tuple[str, Attack]]:
+    """The attacks with their names in the table, validated as those of a study are."""
+    entries = Spec.parse({"attacks": chosen_attacks([], text, eps)}).attacks
+    for entry in entries:
+        for name in ("samples", "samples_of", "survivors"):
+            if getattr(entry, name):
+                raise InputError("attacks", f"{entry.name}({name}=...)", "parameters of attacks; that is a setting of a study")
+    return [pair for entry in entries for pair in entry.named()]
 
 
-def _row(attack: Attack, outcome: AttackOutcome) -> Row:
+def _row(identity: str, attack: Attack, outcome: AttackOutcome) -> Row:
     frame = outcome_frame(outcome)
     metrics = attack_metrics(
         label=frame["label"],
@@ -116,7 +116,7 @@ def _row(attack: Attack, outcome: AttackOutcome) -> Row:
     )
     failures = mean_distance(frame["distance"]).failures
     return Row(
-        id=attack_id(attack),
+        id=identity,
         attack=attack,
         metrics=metrics,
         failures=failures,

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from isogrid import attacks
-from isogrid.attacks.base import Attack
 from isogrid.core.errors import InputError, one_of
 from isogrid.sparsity import ALLOCATIONS, CRITERIA
+from isogrid.study.attack_spec import WITHOUT_SOURCES, AttackSpec, Part, attack_id, one_attack
 from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
 
 PRESETS = ("quick", "paper-mnist")
-WITHOUT_SOURCES = {"sources": False}
-"""The validation context of a specification whose study has been run."""
 
 
 def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
@@ -27,11 +23,7 @@ def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
     return value
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class DataSpec(_Part):
+class DataSpec(Part):
     """Which samples: a registered name or a path, how many, which classes."""
 
     name: str = "mnist-5k"
@@ -39,7 +31,7 @@ class DataSpec(_Part):
     test: int | None = Field(None, ge=1)
 
 
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """A registered model or `file.py:factory`, optionally on some classes only.
 
     `weights`: a trained network instead of dense training. `checkpoints`: networks that somebody else pruned, as the levels 0, 1, ...
@@ -64,7 +56,7 @@ class ModelSpec(_Part):
         return self.label or self.name + suffix
 
 
-class OptimizerSpec(_Part):
+class OptimizerSpec(Part):
     """See `training.OptimizerConfig`."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -74,14 +66,14 @@ class OptimizerSpec(_Part):
     weight_decay: float = Field(0.0, ge=0)
 
 
-class EarlyStopSpec(_Part):
+class EarlyStopSpec(Part):
     """Stop a fit when its training loss has not fallen by `min_delta` for `patience` epochs."""
 
     patience: int = Field(5, ge=1)
     min_delta: float = Field(1e-4, ge=0)
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(Part):
     """How the dense reference is trained, and how every round retrains."""
 
     objective: str = "natural"
@@ -109,7 +101,7 @@ class TrainingSpec(_Part):
         )
 
 
-class PruningSpec(_Part):
+class PruningSpec(Part):
     """The pruning method and its rounds."""
 
     method: Literal["progressive"] = "progressive"
@@ -132,75 +124,14 @@ class PruningSpec(_Part):
 TWIN_ROUNDS = (6, 10)
 
 
-class TwinSpec(_Part):
-    """The dense twin of equal training: at which rounds it is attacked, and with which attacks (their names; None = all)."""
+class TwinSpec(Part):
+    """The dense twin of equal training: at which rounds it is attacked, and with which attacks (their names or labels; None = all)."""
 
     rounds: tuple[int, ...] | Literal["all", "none"] = TWIN_ROUNDS
     attacks: tuple[str, ...] | None = None
 
 
-class AttackSpec(_Part):
-    """One attack: its name, its parameters, and which of the test samples it gets.
-
-    `samples`: the first so many (None = all); `samples_of`: another number for some models. `survivors`: only those that the attacks
-    before it, of the same norm, domain and eps, did not break: it then speaks through the envelope, where only the verdict counts.
-    """
-
-    name: str
-    parameters: dict[str, Any] = {}
-    samples: int | None = Field(None, ge=1)
-    samples_of: dict[str, int] = {}
-    survivors: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat_form(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "parameters" not in value:
-            own = {"name", "samples", "samples_of", "survivors"}
-            return {k: v for k, v in value.items() if k in own} | {"parameters": {k: v for k, v in value.items() if k not in own}}
-        return value
-
-    def build(self) -> list[Attack]:
-        """The attacks that it stands for: one per eps where `eps` is a list."""
-        eps = self.parameters.get("eps")
-        if eps == []:
-            raise InputError("eps", eps, "one eps or more")
-        _check_finite(self.parameters)
-        grid = [self.parameters | {"eps": e} for e in eps] if isinstance(eps, list | tuple) else [self.parameters]
-        return [attacks.make({"name": self.name} | parameters) for parameters in grid]
-
-    @model_validator(mode="after")
-    def _buildable(self, info: ValidationInfo) -> AttackSpec:
-        if info.context == WITHOUT_SOURCES:
-            return self
-        for attack in self.build():
-            if self.survivors and attack.budget is None:
-                raise InputError("survivors", self.name, "a fixed-budget attack: a minimum-norm one is measured on every sample")
-        return self
-
-
-def _check_finite(value: Any, field: str = "parameters") -> None:
-    """Raises InputError for a number in an attack's parameters that is infinite or none: nothing could be measured with it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(field, value, "a finite number, > 0 for a budget or a count")
-    for name, part in value.items() if isinstance(value, dict) else [(field, v) for v in value] if isinstance(value, list | tuple) else ():
-        _check_finite(part, name)
-
-
-def _one_attack(field: str, entry: AttackSpec, instead: str) -> Attack:
-    """The one attack that `entry` stands for; raises InputError for settings that would have no effect in `field`."""
-    built = entry.build()
-    if len(built) > 1:
-        raise InputError(f"{field}.eps", entry.parameters["eps"], "one eps")
-    for name in ("samples", "samples_of", "survivors"):
-        if getattr(entry, name):
-            raise InputError(f"{field}.{name}", getattr(entry, name), f"no such setting here: {instead}")
-    return built[0]
-
-
-class TransferSpec(_Part):
+class TransferSpec(Part):
     """The transfer matrix between the levels of each model's first seed: what fools level i, submitted to level j."""
 
     attack: AttackSpec = Field(default_factory=lambda: AttackSpec.model_validate({"name": "fgs", "eps": 0.1}))
@@ -209,11 +140,11 @@ class TransferSpec(_Part):
     @model_validator(mode="after")
     def _effective(self, info: ValidationInfo) -> TransferSpec:
         if info.context != WITHOUT_SOURCES:
-            _one_attack("transfer.attack", self.attack, "transfer.samples says how many test samples are moved between levels")
+            one_attack("transfer.attack", self.attack, "transfer.samples says how many test samples are moved between levels")
         return self
 
 
-class BlackBoxSpec(_Part):
+class BlackBoxSpec(Part):
     """The paper's black-box attack: per level a substitute, trained on the level's labels, is attacked and its examples submitted.
 
     `attack`: fixed-budget, on the substitute. `seed_samples`: training samples that the attacker starts from; `rounds` of Jacobian-based
@@ -230,20 +161,20 @@ class BlackBoxSpec(_Part):
     def _effective(self, info: ValidationInfo) -> BlackBoxSpec:
         if info.context == WITHOUT_SOURCES:
             return self
-        attack = _one_attack("blackbox.attack", self.attack, "the substitute's examples are made for every test sample")
+        attack = one_attack("blackbox.attack", self.attack, "the substitute's examples are made for every test sample")
         if attack.budget is None:
             raise InputError("blackbox.attack", self.attack.name, "a fixed-budget attack, such as {name: fgs, eps: 0.1}")
         return self
 
 
-class AuditSpec(_Part):
+class AuditSpec(Part):
     """The levels of the first seed that are probed beyond their own attacks: doubled steps, growing budgets, gradient-free attacks."""
 
     levels: tuple[int, ...] = (0,)
     samples: int = Field(100, ge=1)
 
 
-class ToleranceSpec(_Part):
+class ToleranceSpec(Part):
     """What counts as not worse: r_inf and accuracy absolute, distances as a share of the dense one."""
 
     r_inf: float = Field(0.02, ge=0)
@@ -264,7 +195,7 @@ class ToleranceSpec(_Part):
 DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = ({"name": "fgs", "eps": 0.1}, {"name": "deepfool"}, {"name": "cw", "samples": 200})
 
 
-class Spec(_Part):
+class Spec(Part):
     """A whole study; `Spec.read` and `Spec.preset` are the ways in. Unknown keys are refused with the nearest accepted name."""
 
     name: str = Field("study", min_length=1)
@@ -309,15 +240,17 @@ class Spec(_Part):
                 raise InputError("models", title, "each model once, or with a `label` of its own")
         if not self.models:
             raise InputError("models", [], "at least one model")
-        names = {attack.name for attack in self.attacks}
+        names = {name for attack in self.attacks for name in (attack.name, attack.label) if name}
         for name in self.twin.attacks or ():
             if name not in names:
                 raise one_of("twin.attacks", name, names)
         self._check_levels()
-        ids = [attack_id(a) for spec in self.attacks for a in spec.build()]
+        ids = [identity for attack in self.attacks for identity, _ in attack.named()]
         for identity in ids:
             if ids.count(identity) > 1:
-                raise InputError("attacks", identity, "each attack and eps once")
+                raise InputError(
+                    "attacks", identity, "each name and eps once: where two settings of one attack are meant, give one of them a `label`"
+                )
         return self
 
     def _check_levels(self) -> None:
@@ -339,6 +272,12 @@ class Spec(_Part):
             return ()
         rounds = range(1, self.pruning.rounds + 1) if self.twin.rounds == "all" else self.twin.rounds
         return tuple(sorted({k for k in rounds if 1 <= k <= self.pruning.rounds}))
+
+    @property
+    def twin_attacks(self) -> tuple[AttackSpec, ...]:
+        """The attacks that the twin gets, chosen by name or label."""
+        wanted = self.twin.attacks
+        return tuple(attack for attack in self.attacks if wanted is None or {attack.name, attack.label} & set(wanted))
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults written out, as plain data."""
@@ -374,21 +313,6 @@ class Spec(_Part):
         3
         """
         return cls.parse(preset_data(name))
-
-
-def attack_id(attack: Attack) -> str:
-    """The short name of an attack in tables: its name, norm where it has a choice, eps where it has one, domain where not its default.
-
-    >>> attack_id(attacks.make({"name": "fgs", "eps": 0.1}))
-    'fgs@0.1'
-    """
-    fields = type(attack).__dataclass_fields__
-    identity = getattr(attack, "label", "") or attack.name  # attacks that wrap something may carry a name of their own
-    if "norm" in fields and attack.threat.name != fields["norm"].default:
-        identity += f"-{attack.threat.name}"
-    if attack.domain != fields["domain"].default:
-        identity += f"-{attack.domain}"
-    return identity if attack.budget is None else f"{identity}@{attack.budget:g}"
 
 
 def read_yaml(path: Path) -> Any:
@@ -441,3 +365,6 @@ def _keys(path: list[Any]) -> list[str]:
     }
     kind = next((parts[str(p)] for p in reversed(path) if str(p) in parts), Spec)
     return list(kind.model_fields)
+
+
+__all__ = ["DEFAULT_ATTACKS", "PRESETS", "AttackSpec", "BlackBoxSpec", "ModelSpec", "Spec", "attack_id", "preset_data", "read_yaml"]

@@ -21,7 +21,7 @@ from isogrid.sparsity import prunable
 from isogrid.study import cells
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan, TransferPlan
 from isogrid.study.probes import attack_cell, audit_key, audit_task, blackbox_task, expected_gradients, transfer_task
-from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, Spec, attack_id
+from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, Spec
 from isogrid.study.store import key
 from isogrid.theory import linear_weights
 
@@ -191,10 +191,8 @@ def attack_samples(spec: AttackSpec, model: ModelSpec) -> int | None:
 
 def _attack_cells(spec: Spec, model: ModelPlan, trained: str, seed: int, *, twin: bool) -> Iterator[AttackCell]:
     by_threat: dict[tuple[str, str, float | None], list[str]] = {}
-    for entry in spec.attacks:
-        if twin and spec.twin.attacks is not None and entry.name not in spec.twin.attacks:
-            continue
-        for attack in entry.build():
+    for entry in spec.twin_attacks if twin else spec.attacks:
+        for identity, attack in entry.named():
             config = attacks.config_of(attack)
             samples = attack_samples(entry, model.spec)
             earlier = by_threat.setdefault((attack.threat.name, attack.domain, attack.budget), [])
@@ -209,7 +207,7 @@ def _attack_cells(spec: Spec, model: ModelPlan, trained: str, seed: int, *, twin
             }
             if before:
                 content["before"] = list(before)
-            cell = attack_cell(attack, attack_id(attack), key("attack", content), config, samples=samples, before=before)
+            cell = attack_cell(attack, identity, key("attack", content), config, samples=samples, before=before)
             earlier.append(cell.key)
             yield cell
 
