@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 import yaml
 
 from isogrid.cli import main
@@ -134,33 +133,3 @@ def test_a_failing_study_ends_with_a_line_and_keeps_what_is_done(capsys, tmp_pat
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: ")
     assert "failed" in err
-
-
-def test_checkpoints_become_levels(capsys, tmp_path):
-    network = build("linear", (1, 8, 8), 10, 0)
-    paths = []
-    for level in range(3):
-        path = tmp_path / f"level{level}.safetensors"
-        with torch.no_grad():
-            network[-1].weight[:, : 10 * level] = 0
-        save_tensors(path, network.state_dict())
-        paths.append(str(path))
-    study = tmp_path / "mine.yaml"
-    study.write_text(
-        yaml.safe_dump(
-            {
-                "data": {"name": "digits", "test": 100},
-                "models": [{"name": "linear", "checkpoints": paths}],
-                "attacks": [{"name": "fgs", "eps": 0.1}],
-            }
-        )
-    )
-    out = tmp_path / "out"
-    code, _, err = call(capsys, "run", str(study), "--out", str(out), "--workers", "1")
-    assert code == 0, err
-    import pandas as pd
-
-    frontier = pd.read_csv(out / "frontier.csv")
-    sparsity = frontier.query("metric == 'r_inf'").set_index("level")["sparsity"]
-    assert sparsity.tolist() == pytest.approx([0, 10 / 64, 20 / 64])
-    assert json.loads((out / "claims.json").read_text())[0]["verdict"] == "no control"

@@ -19,7 +19,7 @@ from isogrid.core.files import read_json
 from isogrid.engines import Event
 from isogrid.study.plans import Plan
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
-from isogrid.study.spec import Spec
+from isogrid.study.spec import ModelSpec, Spec
 from isogrid.study.store import Store
 from isogrid.study.tasks import plan
 
@@ -35,7 +35,9 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         _print_plan(study, expected, out, count, as_json)
         return
     Store(out.resolve()).open()
-    source = f"{spec.data.name}, {', '.join(model.title for model in spec.models)}, {spec.seeds} seeds, {spec.pruning.rounds} rounds"
+    source = ", ".join([spec.data.name, *map(_given_files, spec.models)])
+    if not all(model.checkpoints for model in spec.models):
+        source += f", {spec.seeds} seeds, {spec.pruning.rounds} rounds"
     todo = f"{expected.tasks - expected.finished} of {expected.tasks} tasks to do, about {pretty_seconds(expected.seconds)}"
     console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False)
     started = time.monotonic()
@@ -55,6 +57,12 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
     if summary["failures"]:
         first = summary["failures"][0]
         raise IsogridError(f"{len(summary['failures'])} tasks failed, the first: {first['task']}: {first['reason']} (the report lists all)")
+
+
+def _given_files(model: ModelSpec) -> str:
+    """A model by its title, with what is known of it where its levels are files."""
+    count = len(model.checkpoints)
+    return model.title if not count else f"{model.title} ({count} given file{'s' if count != 1 else ''})"
 
 
 def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:

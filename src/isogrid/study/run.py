@@ -137,13 +137,15 @@ class Study:
         titles = [m.spec.title for m in self.plan.models]
         if model is not None and model not in titles:
             raise one_of("model", model, titles)
-        wanted = (model or titles[0], method or self.spec.pruning.method, seed, level)
+        spec = next(m.spec for m in self.plan.models if model in (None, m.spec.title))
+        wanted = (spec.title, method or self.spec.method_of(spec), seed, level)
         for plan_ in self.plan.levels:
             if (plan_.model, plan_.method, plan_.seed, plan_.level) == wanted:
                 if not Store(self.folder).finished(plan_.train):
                     raise InputError("level", level, "a level whose training has finished")
                 return plan_
-        raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {self.spec.seeds - 1}, levels 0 to {self.spec.pruning.rounds}")
+        last = self.spec.seeds_of(spec) - 1, self.spec.rounds_of(spec)
+        raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {last[0]}, levels 0 to {last[1]}")
 
 
 def write_study_tables(study: Study) -> None:

@@ -14,6 +14,8 @@ from isogrid.sparsity import ALLOCATIONS, CRITERIA
 from isogrid.study.attack_spec import WITHOUT_SOURCES, AttackSpec, Part, attack_id, one_attack
 from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
 
+GIVEN = "given"
+"""The method of levels that are the user's files: how they were pruned and trained is not known here."""
 PRESETS = ("quick", "paper-mnist")
 
 
@@ -255,7 +257,7 @@ class Spec(Part):
 
     def _check_levels(self) -> None:
         """Raises InputError for a round or a level that no model of the study has."""
-        deepest = max(len(model.checkpoints) - 1 if model.checkpoints else self.pruning.rounds for model in self.models)
+        deepest = max(self.rounds_of(model) for model in self.models)
         rounds = self.twin.rounds if isinstance(self.twin.rounds, tuple) else ()
         named = [("twin.rounds", rounds, "rounds", self.pruning.rounds)]
         named += [("blackbox.levels", self.blackbox.levels or (), "levels", deepest)] if self.blackbox is not None else []
@@ -264,6 +266,18 @@ class Spec(Part):
             for number in numbers:
                 if not 0 <= number <= last:
                     raise InputError(field, number, f"{what} 0 to {last}")
+
+    def method_of(self, model: ModelSpec) -> str:
+        """How the levels of a model come about."""
+        return GIVEN if model.checkpoints else self.pruning.method
+
+    def rounds_of(self, model: ModelSpec) -> int:
+        """The last level of a model."""
+        return len(model.checkpoints) - 1 if model.checkpoints else self.pruning.rounds
+
+    def seeds_of(self, model: ModelSpec) -> int:
+        """How many chains of levels a model has: given files are one."""
+        return 1 if model.checkpoints else self.seeds
 
     @property
     def twin_rounds(self) -> tuple[int, ...]:
@@ -367,4 +381,15 @@ def _keys(path: list[Any]) -> list[str]:
     return list(kind.model_fields)
 
 
-__all__ = ["DEFAULT_ATTACKS", "PRESETS", "AttackSpec", "BlackBoxSpec", "ModelSpec", "Spec", "attack_id", "preset_data", "read_yaml"]
+__all__ = [
+    "DEFAULT_ATTACKS",
+    "GIVEN",
+    "PRESETS",
+    "AttackSpec",
+    "BlackBoxSpec",
+    "ModelSpec",
+    "Spec",
+    "attack_id",
+    "preset_data",
+    "read_yaml",
+]

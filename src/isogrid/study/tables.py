@@ -47,13 +47,14 @@ def write_tables(study: Plan, store: Store, failures: Sequence[Event] = ()) -> N
 def frontier_table(study: Plan, levels: Sequence[Level]) -> pd.DataFrame:
     """The tidy table: one row per value."""
     data = {model.spec.title: data_title(model.data) for model in study.models}
+    given = {model.spec.title for model in study.models if model.spec.checkpoints}
     rows: list[tuple[Any, ...]] = []
     for level in levels:
         plan = level.plan
         head = (
             data[plan.model],
             plan.model,
-            study.spec.training.objective,
+            "unknown" if plan.model in given else study.spec.training.objective,
             "",
             plan.method,
             plan.seed,
@@ -129,10 +130,10 @@ def _summary(
         "isogrid": isogrid.__version__,
         "name": spec.name,
         "data": {"name": spec.data.name} | {name: first[name] for name in ("train", "test", "classes", "source")},
-        "seeds": spec.seeds,
+        "seeds": max(spec.seeds_of(model.spec) for model in study.models),
         "models": [model.spec.title for model in study.models],
         "linear": [model.spec.title for model in study.models if model.linear],
-        "method": spec.pruning.method,
+        "methods": {model.spec.title: spec.method_of(model.spec) for model in study.models},
         "tolerance": spec.tolerance.model_dump(),
         "attacks": [
             {

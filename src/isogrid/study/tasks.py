@@ -33,7 +33,7 @@ def plan(spec: Spec, root: Path) -> Plan:
     tasks: dict[str, Task] = {}
     transfers: list[TransferPlan] = []
     for model_plan in model_plans:
-        for seed in range(1 if model_plan.spec.checkpoints else spec.seeds):
+        for seed in range(spec.seeds_of(model_plan.spec)):
             for level, new in _levels(spec, model_plan, seed, root):
                 levels.append(level)
                 tasks.update((task.key, task) for task in new if task.key not in tasks)
@@ -109,8 +109,8 @@ def _gradient_seconds(network: torch.nn.Module, x: torch.Tensor) -> float:
 
 def _levels(spec: Spec, model: ModelPlan, seed: int, root: Path) -> Iterator[tuple[LevelPlan, list[Task]]]:
     """The levels of one seed: the dense reference, the pruned chain, the twin's chain."""
-    rounds = len(model.spec.checkpoints) - 1 if model.spec.checkpoints else spec.pruning.rounds
-    chains: list[tuple[str, int, dict[str, Any]]] = [(spec.pruning.method, rounds, spec.pruning.model_dump(exclude={"rounds"}))]
+    method, rounds = spec.method_of(model.spec), spec.rounds_of(model.spec)
+    chains: list[tuple[str, int, dict[str, Any]]] = [(method, rounds, spec.pruning.model_dump(exclude={"rounds"}))]
     if spec.twin_rounds and not model.spec.checkpoints:
         chains.append(("dense", max(spec.twin_rounds), {"method": "dense"}))
     for method, rounds, pruner in chains:
@@ -162,7 +162,7 @@ def _train_task(
     samples = len(cells.load_split(model.data).train.y)
     task = Task(
         key=cell,
-        label=f"train {model.spec.title} seed {seed} {method} level {level}",
+        label=f"{'train' if given is None else 'read'} {model.spec.title} seed {seed} {method} level {level}",
         function=cells.train,
         arguments={
             "root": str(root),
