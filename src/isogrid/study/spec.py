@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,11 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 from isogrid.core.errors import InputError, one_of
 from isogrid.sparsity import ALLOCATIONS, CRITERIA
 from isogrid.study.attack_spec import WITHOUT_SOURCES, AttackSpec, Part, attack_id, one_attack
+from isogrid.study.reading import PRESETS, explain, preset_data, read_yaml
 from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
 
 GIVEN = "given"
 """The method of levels that are the user's files: how they were pruned and trained is not known here."""
-PRESETS = ("quick", "paper-mnist")
 
 
 def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
@@ -312,7 +311,7 @@ class Spec(Part):
         try:
             return cls.model_validate(value, context=None if sources else WITHOUT_SOURCES)
         except ValidationError as error:
-            raise _explain(error) from None
+            raise explain(error, Spec, PARTS) from None
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -329,57 +328,21 @@ class Spec(Part):
         return cls.parse(preset_data(name))
 
 
-def read_yaml(path: Path) -> Any:
-    """Plain data of a YAML file; raises InputError where it is missing or no YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise InputError("study", str(path), "the path of an existing YAML file") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError("study", str(path), f"a readable YAML file ({' '.join(str(error).split())})") from None
-
-
-def preset_data(name: str) -> dict[str, Any]:
-    """A preset as plain data, before validation, so that flags can be laid over it."""
-    if name not in PRESETS:
-        raise one_of("preset", name, PRESETS)
-    text = resources.files("isogrid.study").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
-    return data
-
-
-def _explain(error: ValidationError) -> InputError:
-    """The first finding of pydantic as our one line; an unknown key gets the nearest accepted name."""
-    first = error.errors()[0]
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, InputError):
-        return inner
-    where = [part for part in first["loc"] if part not in ("tuple[int, ...]",) and not str(part).startswith(("literal[", "function-"))]
-    field = ".".join(map(str, where)) or "study"
-    if first["type"] == "extra_forbidden":
-        return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in _keys(where[:-1])])
-    accepted = first["msg"].removeprefix("Input should be ")
-    return InputError(field, first.get("input"), accepted[0].lower() + accepted[1:])
-
-
-def _keys(path: list[Any]) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {
-        "data": DataSpec,
-        "models": ModelSpec,
-        "training": TrainingSpec,
-        "pruning": PruningSpec,
-        "twin": TwinSpec,
-        "attacks": AttackSpec,
-        "transfer": TransferSpec,
-        "blackbox": BlackBoxSpec,
-        "audit": AuditSpec,
-        "tolerance": ToleranceSpec,
-        "optimizer": OptimizerSpec,
-        "early_stop": EarlyStopSpec,
-    }
-    kind = next((parts[str(p)] for p in reversed(path) if str(p) in parts), Spec)
-    return list(kind.model_fields)
-
+PARTS: dict[str, type[BaseModel]] = {
+    "data": DataSpec,
+    "models": ModelSpec,
+    "training": TrainingSpec,
+    "pruning": PruningSpec,
+    "twin": TwinSpec,
+    "attacks": AttackSpec,
+    "transfer": TransferSpec,
+    "blackbox": BlackBoxSpec,
+    "audit": AuditSpec,
+    "tolerance": ToleranceSpec,
+    "optimizer": OptimizerSpec,
+    "early_stop": EarlyStopSpec,
+}
+"""Where a key may stand, by the name of its part: for the nearest accepted name of an unknown one."""
 
 __all__ = [
     "DEFAULT_ATTACKS",
