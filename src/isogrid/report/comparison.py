@@ -13,7 +13,7 @@ from isogrid.report.advice import Advice, advice
 from isogrid.report.page import Numbering, facts, render
 from isogrid.report.style import MARKERS, SERIES, Drawing, drawing_style, finish, new_figure, slugify
 from isogrid.report.tables import Curve, Group, Study, read_study
-from isogrid.report.verdicts import Claim, claims
+from isogrid.report.verdicts import Claim, attack_name, claims
 from isogrid.report.words import CLAIMS, MISSING, attack_label, group_title, joined
 
 
@@ -96,9 +96,7 @@ def _claims(lines: Sequence[Line]) -> list[tuple[int, str, list[Claim | None]]]:
 
 
 def _row(name: str, study: Study) -> dict[str, str]:
-    attacks = [
-        f"{attack_label(str(row.get('name')))}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")
-    ]
+    attacks = [f"{attack_name(row)}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")]
     return {
         "name": name,
         "data": dict(facts(study)).get("Data", ""),
