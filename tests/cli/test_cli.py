@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 import yaml
 
 from isogrid.cli import main
@@ -33,7 +32,7 @@ def test_list_names_the_registries(capsys):
     code, out, _ = call(capsys, "list", "--json")
     found = json.loads(out)
     assert code == 0
-    assert set(found) == {"data", "models", "methods", "attacks", "presets"}
+    assert set(found) == {"data", "models", "methods", "attacks", "composed attacks", "presets"}
     assert {"fgs", "rfgs", "pgd", "deepfool", "cw"} <= set(found["attacks"])
     assert {"quick", "paper-mnist"} == set(found["presets"])
     assert all(line for kind in found.values() for line in kind.values())
@@ -81,7 +80,37 @@ def test_attack_prints_the_table_of_one_model(capsys, tmp_path):
     assert [attack["id"] for attack in found["attacks"]] == ["fgs@0.1", "deepfool"]
     assert found["samples"] == 60
     assert (tmp_path / "records" / "deepfool.parquet").is_file()
-    assert "fgs@0.1" in call(capsys, "attack", *arguments, "--attacks", "fgs")[1]
+    words = call(capsys, "attack", *arguments, "--attacks", "fgs")[1].split()
+    assert words[words.index("fgs") : words.index("fgs") + 3] == ["fgs", "linf", "0.1"]
+
+
+@pytest.mark.parametrize("command", ["run", "attack"])
+@pytest.mark.parametrize("eps", ["inf", "nan", "0.1,-inf", "1e999"])
+def test_a_budget_that_is_no_number_is_refused_in_one_line(capsys, tmp_path, command, eps):
+    given = {"run": ["--out", str(tmp_path / "out")], "attack": ["--data", "digits"]}[command]
+    code, out, err = call(capsys, command, "--model", "linear", *given, "--attacks", "fgs,rfgs,pgd,noise", "--eps", eps, "--json")
+    assert code == 2
+    assert err.startswith("error: eps: got ")
+    assert err.count("\n") == 1
+    assert not out
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys, tmp_path):
+    (tmp_path / "study.yaml").write_text(
+        yaml.safe_dump({"name": "[bold]mine", "data": {"name": "digits", "train": 100, "test": 20}, "models": ["linear"],
+                        "training": {"epochs": 1}, "pruning": {"rounds": 0}, "attacks": ["fgs"], "seeds": 1})
+    )  # fmt: skip
+    out = tmp_path / "[red]out"
+    code, shown, _ = call(capsys, "run", str(tmp_path / "study.yaml"), "--out", str(out), "--dry-run")
+    assert code == 0
+    assert "[bold]mine" in shown
+    assert "[red]out" in shown.replace("\n", "")
+    code, _, err = call(capsys, "run", str(tmp_path / "study.yaml"), "--out", str(out), "--workers", "1")
+    assert code == 0
+    assert "[bold]mine: " in err
+    assert err.replace("\n", "").count("[red]out") == 2
+    assert "[red]out" in call(capsys, "report", str(out))[2].replace("\n", "")
 
 
 def test_a_failing_study_ends_with_a_line_and_keeps_what_is_done(capsys, tmp_path):
@@ -104,33 +133,3 @@ def test_a_failing_study_ends_with_a_line_and_keeps_what_is_done(capsys, tmp_pat
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: ")
     assert "failed" in err
-
-
-def test_checkpoints_become_levels(capsys, tmp_path):
-    network = build("linear", (1, 8, 8), 10, 0)
-    paths = []
-    for level in range(3):
-        path = tmp_path / f"level{level}.safetensors"
-        with torch.no_grad():
-            network[-1].weight[:, : 10 * level] = 0
-        save_tensors(path, network.state_dict())
-        paths.append(str(path))
-    study = tmp_path / "mine.yaml"
-    study.write_text(
-        yaml.safe_dump(
-            {
-                "data": {"name": "digits", "test": 100},
-                "models": [{"name": "linear", "checkpoints": paths}],
-                "attacks": [{"name": "fgs", "eps": 0.1}],
-            }
-        )
-    )
-    out = tmp_path / "out"
-    code, _, err = call(capsys, "run", str(study), "--out", str(out), "--workers", "1")
-    assert code == 0, err
-    import pandas as pd
-
-    frontier = pd.read_csv(out / "frontier.csv")
-    sparsity = frontier.query("metric == 'r_inf'").set_index("level")["sparsity"]
-    assert sparsity.tolist() == pytest.approx([0, 10 / 64, 20 / 64])
-    assert json.loads((out / "claims.json").read_text())[0]["verdict"] == "no control"

@@ -37,7 +37,7 @@ SMALL = {
     "transfer": {"attack": {"name": "fgs", "eps": 0.1}, "samples": 100},
     "seeds": 2,
 }
-TABLES = ("frontier.csv", "claims.json", "summary.json", "study.yaml")
+TABLES = ("frontier.csv", "claims.json", "summary.json", "study.yaml", "plan.json")
 
 
 @pytest.fixture(scope="module")

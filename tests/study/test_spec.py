@@ -52,8 +52,39 @@ def test_ids_tell_apart_what_differs_in_norm_or_domain():
     assert ids == {"pgd@0.1", "pgd-l2@0.1", "pgd-free@0.1"}
 
 
+def test_minimise_is_called_after_what_it_minimises():
+    inner = ({"name": "pgd"}, {"name": "pgd", "norm": "l2"}, {"name": "fgs", "eps": 0.3}, {"name": "pgd", "domain": "free"})
+    made = [attacks.make({"name": "minimise", "attack": one, "domain": one.get("domain", "box")}) for one in inner]
+    assert [attack_id(attack) for attack in made] == ["minimise-pgd", "minimise-pgd-l2", "minimise-fgs", "minimise-pgd-free"]
+
+
+PGD = {"name": "pgd", "eps": [0.1, 0.2], "steps": 40}
+
+
+def test_labels_let_two_settings_of_an_attack_stand_in_one_study():
+    spec = Spec.parse({"attacks": [PGD, PGD | {"steps": 200, "label": "pgd-200"}, {"name": "ddn", "label": "DDN, own"}]})
+    assert [identity for entry in spec.attacks for identity, _ in entry.named()] == [
+        "pgd@0.1", "pgd@0.2", "pgd-200@0.1", "pgd-200@0.2", "DDN, own",
+    ]  # fmt: skip
+    assert Spec.parse(yaml.safe_load(spec.text())) == spec
+
+
+def test_the_twin_is_given_attacks_by_name_or_label():
+    base = {"attacks": [PGD, PGD | {"steps": 200, "label": "strong"}]}
+    assert [e.label for e in Spec.parse(base | {"twin": {"attacks": ["strong"]}}).twin_attacks] == ["strong"]
+    assert [e.label for e in Spec.parse(base | {"twin": {"attacks": ["pgd"]}}).twin_attacks] == ["", "strong"]
+
+
+@pytest.mark.parametrize("label", ["fgs", "envelope", "theory", "substitute-fgs", "a@0.1", "a/b", " a", "minimise", "[red]", "a\nb"])
+def test_a_label_that_would_mislead_or_break_a_name_is_refused(label):
+    with pytest.raises(InputError, match="label"):
+        Spec.parse({"attacks": [PGD | {"label": label}]})
+
+
 def test_twin_rounds_stay_within_the_study():
-    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6, 10]}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6]}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}}).twin_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"attacks": None}}).twin_rounds == (6,)
     assert Spec.parse({"pruning": {"rounds": 3}, "twin": {"rounds": "all"}}).twin_rounds == (1, 2, 3)
     assert Spec.parse({"twin": {"rounds": "none"}}).twin_rounds == ()
 
@@ -77,13 +108,30 @@ def test_twin_rounds_stay_within_the_study():
         ({"attacks": [{"name": "fgs", "epsilon": 0.1}]}, "attack fgs", "did you mean eps"),
         ({"attacks": [{"name": "fgs", "eps": -0.1}]}, "eps", "> 0"),
         ({"attacks": [{"name": "fgs", "eps": "big"}]}, "eps", "a finite number > 0"),
-        ({"attacks": [{"name": "fgs", "eps": 0.1}, {"name": "fgs", "eps": 0.1}]}, "attacks", "once"),
+        ({"attacks": [{"name": "fgs", "eps": 0.1}, {"name": "fgs", "eps": 0.1}]}, "attacks", "give one of them a `label`"),
+        ({"attacks": [{"name": "pgd", "label": "a"}, {"name": "pgd", "steps": 9, "label": "a"}]}, "attacks", "a `label`"),
+        ({"attacks": [{"name": "minimise"}, {"name": "minimise", "searches": 9}]}, "minimise-pgd", "a `label`"),
         ({"attacks": [{"name": "fgs", "eps": 0.1, "samples": 0}]}, "samples", "greater than or equal to 1"),
         ({"models": []}, "models", "at least one"),
         ({"models": ["linear", "linear"]}, "models", "once"),
         ({"twin": {"attacks": ["pgd"]}, "attacks": [{"name": "fgs", "eps": 0.1}]}, "twin.attacks", "fgs"),
         ({"tolerance": {"distance": "three%"}}, "tolerance.distance", "share"),
         ({"tolerance": {"r_inf": -1}}, "tolerance.r_inf", "greater than or equal to 0"),
+        ({"pruning": {"rounds": 8}, "twin": {"rounds": [6, 10]}}, "twin.rounds", "rounds 0 to 8"),
+        ({"pruning": {"rounds": 8}, "audit": {"levels": [0, 9]}}, "audit.levels", "levels 0 to 8"),
+        ({"pruning": {"rounds": 8}, "blackbox": {"levels": [-1]}}, "blackbox.levels", "levels 0 to 8"),
+        ({"models": [{"name": "linear", "checkpoints": ["a", "b"]}], "audit": {"levels": [2]}}, "audit.levels", "levels 0 to 1"),
+        ({"transfer": {"attack": {"name": "fgs", "eps": [0.1, 0.2]}}}, "transfer.attack.eps", "one eps"),
+        ({"blackbox": {"attack": {"name": "fgs", "eps": [0.1, 0.2]}}}, "blackbox.attack.eps", "one eps"),
+        ({"transfer": {"attack": {"name": "fgs", "samples": 5}}}, "transfer.attack.samples", "transfer.samples"),
+        ({"blackbox": {"attack": {"name": "fgs", "samples": 5}}}, "blackbox.attack.samples", "every test sample"),
+        ({"blackbox": {"attack": {"name": "fgs", "survivors": True}}}, "blackbox.attack.survivors", "every test sample"),
+        ({"blackbox": {"attack": "ddn"}}, "blackbox.attack", "fixed-budget"),
+        ({"attacks": [{"name": "fgs", "eps": []}]}, "eps", "one eps or more"),
+        ({"attacks": [{"name": "fgs", "eps": float("inf")}]}, "eps", "> 0"),
+        ({"attacks": [{"name": "fgs", "eps": [0.1, float("nan")]}]}, "eps", "> 0"),
+        ({"tolerance": {"r_inf": float("inf")}}, "tolerance.r_inf", "finite"),
+        ({"training": {"optimizer": {"lr": float("nan")}}}, "training.optimizer.lr", "finite"),
         ({"data": {"name": "mnist-5k", "tests": 3}}, "data.tests", "did you mean data.test"),
     ],
 )

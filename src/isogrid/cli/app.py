@@ -66,7 +66,8 @@ def root(
     """Options of every command."""
 
 
-Comma = Annotated[str | None, typer.Option()]
+ATTACKS_HELP = "Attacks with commas, parameters in brackets (`isogrid list`)."
+EPS_HELP = "Budgets, as 0.05,0.1, of the attacks that have one by default."
 
 
 @app.command()
@@ -82,8 +83,8 @@ def run(
     method: Annotated[str | None, typer.Option(help="The pruning method: progressive.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Pruning rounds.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Independent trainings.")] = None,
-    attacks: Annotated[str | None, typer.Option(help="Attacks, with commas (`isogrid list`).")] = None,
-    eps: Annotated[str | None, typer.Option(help="Budgets of the fixed-budget attacks, as 0.05,0.1,0.2.")] = None,
+    attacks: Annotated[str | None, typer.Option(help=ATTACKS_HELP)] = None,
+    eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The study's folder (default: runs/NAME).")] = None,
@@ -94,7 +95,7 @@ def run(
 
     The same command again continues where the last one stopped. Example:
 
-        isogrid run --model lenet-300-100 --attacks fgs,deepfool --eps 0.1 --seeds 3 --out runs/mine
+        isogrid run --model lenet-300-100 --attacks "fgs,pgd(norm=l2,steps=100)" --eps 0.1 --seeds 3 --out runs/mine
     """
     from isogrid.engines import local
 
@@ -163,8 +164,8 @@ def attack(
     data: Annotated[str, typer.Option(help="mnist-5k, digits, a .npz, a folder ...")] = "mnist-5k",
     weights: Annotated[str | None, typer.Option(help="The network's weights (.safetensors).")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
-    attacks: Annotated[str, typer.Option(help="Attacks, with commas (`isogrid list`).")] = "fgs,pgd,deepfool",
-    eps: Annotated[str | None, typer.Option(help="Budgets of the fixed-budget attacks, as 0.05,0.1.")] = None,
+    attacks: Annotated[str, typer.Option(help=ATTACKS_HELP)] = "fgs,pgd,deepfool",
+    eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
     samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     audit: Annotated[bool, typer.Option(help="Probe whether the figures can be believed (on up to 100 samples).")] = True,
@@ -176,7 +177,7 @@ def attack(
 
     Example:
 
-        isogrid attack --model lenet-300-100 --weights net.safetensors --attacks fgs,pgd,deepfool --eps 0.1
+        isogrid attack --model lenet-300-100 --weights net.safetensors --attacks "pgd(norm=l2,steps=100),deepfool" --eps 0.5
     """
     from isogrid.cli.attacking import attack_model
 

@@ -10,18 +10,21 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from isogrid import attacks as attack_library, data as data_library, models
 from isogrid.attacks.base import Attack, AttackOutcome
-from isogrid.cli.flags import ALL_ATTACKS, choose_device, split_list
-from isogrid.core.errors import InputError, one_of
+from isogrid.cli.attack_flags import chosen_attacks, split_list
+from isogrid.cli.flags import choose_device
+from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
 from isogrid.study.audit.model import audit_model
 from isogrid.study.records import outcome_frame
-from isogrid.study.spec import attack_id
+from isogrid.study.spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +64,8 @@ def attack_model(
     rows: list[Row] = []
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         bar = progress.add_task("attacks", total=len(chosen) * test.n)
-        for attack in chosen:
-            progress.update(bar, description=attack_id(attack))
+        for identity, attack in chosen:
+            progress.update(bar, description=escape(identity))
             before = len(rows) * test.n
             outcome = attack(
                 network,
@@ -72,16 +75,22 @@ def attack_model(
                 box=test.box,
                 on_batch=lambda done, before=before: progress.update(bar, completed=before + done),  # type: ignore[misc]
             )
-            rows.append(_row(attack, outcome))
+            rows.append(_row(identity, attack, outcome))
             if out is not None:
-                _store(out, attack_id(attack), outcome_frame(outcome))
+                _store(out, identity, outcome_frame(outcome))
         progress.update(bar, description="audit", visible=audit)
-        findings = audit_model(network, test.x, test.y, chosen, seed=seed, samples=100, box=test.box) if audit else []
+        findings = (
+            audit_model(network, test.x, test.y, [attack for _, attack in chosen], seed=seed, samples=100, box=test.box) if audit else []
+        )
     accuracy = float(outcome.correct.double().mean())
     if as_json:
-        print(json.dumps(_plain(model, test, accuracy, rows) | {"audit": [asdict(finding) for finding in findings]}, indent=1))
+        print(
+            json.dumps(
+                _plain(model, test, accuracy, rows) | {"audit": [asdict(finding) for finding in findings]}, indent=1, allow_nan=False
+            )
+        )
         return
-    console.print(_table(model, test, accuracy, rows))
+    console.print(attack_table(model, test, accuracy, rows))
     for finding in findings:
         console.print(
             f"{finding.code} {finding.severity}: {finding.title}: {finding.detail}. {finding.remedy}", markup=False, highlight=False
@@ -90,20 +99,17 @@ def attack_model(
         console.print("audit: no rule fired (this does not prove that the model is robust)")
 
 
-def _attacks(text: str, eps: str | None) -> list[Attack]:
-    budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
-    chosen: list[Attack] = []
-    for name in split_list("attacks", text, str, "names with commas"):
-        if name not in ALL_ATTACKS:
-            raise one_of("attack", name, ALL_ATTACKS)
-        fixed = "eps" in ALL_ATTACKS[name].__dataclass_fields__
-        chosen += [
-            attack_library.make({"name": name} | ({"eps": e} if e is not None else {})) for e in (budgets if fixed and budgets else [None])
-        ]
-    return chosen
+def _attacks(text: str, eps: str | None) -> list[tuple[str, Attack]]:
+    """The attacks with their names in the table, validated as those of a study are."""
+    entries = Spec.parse({"attacks": chosen_attacks([], text, eps)}).attacks
+    for entry in entries:
+        for name in ("samples", "samples_of", "survivors"):
+            if getattr(entry, name):
+                raise InputError("attacks", f"{entry.name}({name}=...)", "parameters of attacks; that is a setting of a study")
+    return [pair for entry in entries for pair in entry.named()]
 
 
-def _row(attack: Attack, outcome: AttackOutcome) -> Row:
+def _row(identity: str, attack: Attack, outcome: AttackOutcome) -> Row:
     frame = outcome_frame(outcome)
     metrics = attack_metrics(
         label=frame["label"],
@@ -116,7 +122,7 @@ def _row(attack: Attack, outcome: AttackOutcome) -> Row:
     )
     failures = mean_distance(frame["distance"]).failures
     return Row(
-        id=attack_id(attack),
+        id=identity,
         attack=attack,
         metrics=metrics,
         failures=failures,
@@ -157,26 +163,40 @@ def _plain(model: str, test: Samples, accuracy: float, rows: list[Row]) -> dict[
     }
 
 
-def _table(model: str, test: Samples, accuracy: float, rows: list[Row]) -> Table:
+def attack_table(model: str, test: Samples, accuracy: float, rows: list[Row]) -> Table:
+    """The rows for a terminal: names and words of headers stay whole, and a column in which no attack has a figure is left out."""
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / test.n)
     title = f"{model} on {test.n} samples of {test.name}: accuracy {accuracy:.3f} ± {half:.3f} (95 %, over samples)"
-    table = Table(title=title, title_justify="left")
-    for column in ("attack", "norm", "domain", "accuracy left", "mean distance", "median distance", "failed", "zero gradient", "queries"):
-        table.add_column(column, justify="left" if column in ("attack", "norm", "domain") else "right")
-    for row in rows:
-        shown = row.metrics
-        left = f"{shown['r_inf']:.3f}" if "r_inf" in shown else ""
-        mean = "" if "r_2" not in shown else (f"{shown['r_2']:.3f}" if math.isfinite(shown["r_2"]) else "void: > 1 % failed")
-        median = f"{shown['median_distance']:.3f}" if "median_distance" in shown else ""
-        table.add_row(
-            row.id,
-            row.attack.threat.name,
-            row.attack.domain,
-            left,
-            mean,
-            median,
-            str(row.failures),
-            f"{shown['zero_gradient']:.1%}",
-            f"{row.queries:.0f}",
-        )
+    shown = [_cells(row) for row in rows]
+    caption = Text("void: more than 1 % of the attacks failed, so their mean would be biased") if any("void" in c for c in shown) else None
+    table = Table(
+        title=Text(title), title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    kept = [k for k in range(len(HEADERS)) if any(cells[k] for cells in shown)]
+    for k in kept:
+        widest = max(len(word) for text in (HEADERS[k], *(cells[k] for cells in shown)) for word in text.split() or [""])
+        norm = HEADERS[k] == "norm"  # the one whose cells may break, between words
+        table.add_column(Text(HEADERS[k]), justify="left" if k < 2 else "right", no_wrap=not norm, min_width=widest)
+    for cells in shown:
+        table.add_row(*(Text(cells[k]) for k in kept))
     return table
+
+
+HEADERS = ("attack", "norm", "eps", "accuracy\nleft", "mean\nsize", "median\nsize", "failed", "zero\ngradient", "queries")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row's texts, in the order of HEADERS; the budget has a column of its own and leaves the name."""
+    shown, eps = row.metrics, row.attack.budget
+    mean = shown.get("r_2")
+    return (
+        row.id if eps is None else row.id.rpartition("@")[0],
+        row.attack.threat.name + ("" if row.attack.domain == "box" else f" {row.attack.domain}"),
+        "" if eps is None else f"{eps:g}",
+        f"{shown['r_inf']:.3f}" if "r_inf" in shown else "",
+        "" if mean is None else f"{mean:.3f}" if math.isfinite(mean) else "void",
+        f"{shown['median_distance']:.3f}" if "median_distance" in shown else "",
+        str(row.failures),
+        f"{shown['zero_gradient']:.1%}",
+        f"{row.queries:.0f}",
+    )

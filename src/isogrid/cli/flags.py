@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from isogrid import attacks as attack_library, data as data_library
+from isogrid import data as data_library
+from isogrid.cli.attack_flags import chosen_attacks, split_list
 from isogrid.core.errors import InputError, one_of
-from isogrid.study.spec import PRESETS, Spec, preset_data, read_yaml
-
-ALL_ATTACKS = attack_library.ATTACKS | attack_library.COMPOSED
+from isogrid.study.spec import DEFAULT_ATTACKS, PRESETS, Spec, preset_data, read_yaml
 
 
 def specification(study: Path | None, preset: str | None, flags: dict[str, Any]) -> Spec:
@@ -53,11 +51,13 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
     for field in ("method", "rounds"):
         if flags[field] is not None:
             base["pruning"] = dict(base.get("pruning", {})) | {field: flags[field]}
+    if flags["rounds"] is not None:
+        _shorten(base, flags["rounds"])
     if flags["seeds"] is not None:
         base["seeds"] = flags["seeds"]
     if flags["attacks"] is not None or flags["eps"] is not None:
-        base["attacks"] = _attacks(base, flags["attacks"], flags["eps"])
-        names = {a["name"] if isinstance(a, dict) else a for a in base["attacks"]}
+        base["attacks"] = chosen_attacks(base.get("attacks", DEFAULT_ATTACKS), flags["attacks"], flags["eps"])
+        names = {name for entry in base["attacks"] for name in (entry["name"], entry.get("label"))}
         twin = dict(base.get("twin", {}))
         if twin.get("attacks") is not None:
             twin["attacks"] = [name for name in twin["attacks"] if name in names] or None
@@ -65,28 +65,17 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
     base["device"] = choose_device(flags["device"], base.get("device", "cpu"))
 
 
+def _shorten(base: dict[str, Any], rounds: int) -> None:
+    """Fewer rounds by a flag: what a preset or a file asks for beyond them goes."""
+    for part, name in (("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
+        settings = base.get(part)
+        if isinstance(settings, dict) and isinstance(settings.get(name), list):
+            base[part] = settings | {name: [k for k in settings[name] if not isinstance(k, int) or k <= rounds]}
+
+
 def _without_options(text: str) -> str:
     head, _, tail = text.rpartition(":")
     return head if "=" in tail and head else text
-
-
-def _attacks(base: dict[str, Any], text: str | None, eps: str | None) -> list[dict[str, Any]]:
-    """The attacks named by the flags; one that the base names already keeps its other parameters."""
-    known = {}
-    for entry in base.get("attacks", []):
-        entry = {"name": entry} if isinstance(entry, str) else dict(entry)
-        known[entry["name"]] = entry
-    names = list(known) if text is None else split_list("attacks", text, str, "names with commas")
-    budgets = None if eps is None else split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
-    chosen = []
-    for name in names:
-        if name not in ALL_ATTACKS:
-            raise one_of("attack", name, ALL_ATTACKS)
-        entry = dict(known.get(name, {"name": name}))
-        if budgets is not None and "eps" in ALL_ATTACKS[name].__dataclass_fields__:
-            entry["eps"] = budgets
-        chosen.append(entry)
-    return chosen
 
 
 def _available(data: Any) -> Any:
@@ -112,19 +101,3 @@ def choose_device(flag: str, configured: str) -> str:
     if chosen == "cuda" and not torch.cuda.is_available():
         raise InputError("device", chosen, "cpu: this machine has no usable CUDA device")
     return chosen
-
-
-def split_list(field: str, text: str, convert: Callable[[str], Any], accepted: str) -> list[Any]:
-    """The parts of a comma-separated flag; raises InputError where one does not convert or there is none.
-
-    >>> split_list("eps", "0.05, 0.1", float, "numbers")
-    [0.05, 0.1]
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        values = [convert(part) for part in parts]
-    except ValueError:
-        raise InputError(field, text, accepted) from None
-    if not values:
-        raise InputError(field, text, accepted)
-    return values

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 
-from isogrid.attacks import ATTACKS
+from isogrid.attacks import ATTACKS, COMPOSED
+from isogrid.cli.attack_flags import USES
 from isogrid.data import DATA
 from isogrid.models import MODELS
 from isogrid.sparsity import PRUNERS
@@ -18,6 +19,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "models": {name: line for name, (_, line) in MODELS.items()},
         "methods": {name: _first_line(cls) for name, cls in PRUNERS.items()},
         "attacks": {name: _first_line(cls) for name, cls in ATTACKS.items()},
+        "composed attacks": {name: f"{_first_line(cls).rstrip('.')}: as {USES[name]}" for name, cls in COMPOSED.items()},
         "presets": {name: _describe(Spec.preset(name)) for name in PRESETS},
     }
 

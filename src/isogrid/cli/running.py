@@ -12,13 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import read_json
 from isogrid.engines import Event
 from isogrid.study.plans import Plan
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
-from isogrid.study.spec import Spec
+from isogrid.study.spec import ModelSpec, Spec
 from isogrid.study.store import Store
 from isogrid.study.tasks import plan
 
@@ -34,12 +35,11 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         _print_plan(study, expected, out, count, as_json)
         return
     Store(out.resolve()).open()
-    source = f"{spec.data.name}, {', '.join(model.title for model in spec.models)}, {spec.seeds} seeds, {spec.pruning.rounds} rounds"
-    console.print(
-        f"[bold]{spec.name}[/bold]: {source}. {expected.tasks - expected.finished} of {expected.tasks} tasks to do, "
-        f"about {pretty_seconds(expected.seconds)} on {count} workers -> {out}",
-        highlight=False,
-    )
+    source = ", ".join([spec.data.name, *map(_given_files, spec.models)])
+    if not all(model.checkpoints for model in spec.models):
+        source += f", {spec.seeds} seeds, {spec.pruning.rounds} rounds"
+    todo = f"{expected.tasks - expected.finished} of {expected.tasks} tasks to do, about {pretty_seconds(expected.seconds)}"
+    console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False)
     started = time.monotonic()
     # the report's libraries take a second to load: that happens while the first level trains
     threading.Thread(target=importlib.import_module, args=("isogrid.report",)).start()
@@ -50,13 +50,19 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
     page = build_report(out, workers=count)
     summary = read_json(out / "summary.json")
     if as_json:
-        print(json.dumps(summary, indent=1))
+        print(json.dumps(summary, indent=1, allow_nan=False))
     else:
         print_summary(out, Console())
-    console.print(f"done in {pretty_seconds(time.monotonic() - started)}: {page}", highlight=False)
+    console.print(f"done in {pretty_seconds(time.monotonic() - started)}: {page}", highlight=False, markup=False)
     if summary["failures"]:
         first = summary["failures"][0]
         raise IsogridError(f"{len(summary['failures'])} tasks failed, the first: {first['task']}: {first['reason']} (the report lists all)")
+
+
+def _given_files(model: ModelSpec) -> str:
+    """A model by its title, with what is known of it where its levels are files."""
+    count = len(model.checkpoints)
+    return model.title if not count else f"{model.title} ({count} given file{'s' if count != 1 else ''})"
 
 
 def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
@@ -69,7 +75,7 @@ def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
         page = build_report(study.folder)
     if len(studies) > 1:
         page = compare([study.folder for study in studies], out or Path("comparison.html"))
-    console.print(str(page), highlight=False)
+    console.print(str(page), highlight=False, markup=False)
 
 
 class _Bar:
@@ -82,7 +88,7 @@ class _Bar:
         self.running: list[str] = []
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -122,10 +128,10 @@ def _print_plan(study: Plan, expected: Forecast, out: Path, workers: int, as_jso
     if as_json:
         kinds = {kind: {"tasks": count, "seconds": round(seconds, 1)} for kind, (count, seconds) in expected.by_kind.items()}
         plan_ = {"out": str(out), "workers": workers, "tasks": expected.tasks, "finished": expected.finished, "kinds": kinds}
-        print(json.dumps(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes}, indent=1))
+        print(json.dumps(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes}, indent=1, allow_nan=False))
         return
     console = Console()
-    table = Table(title=f"{study.spec.name} -> {out}", title_justify="left")
+    table = Table(title=Text(f"{study.spec.name} -> {out}"), title_justify="left")
     for column in ("task", "to do", "expected CPU time"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for kind, (count, seconds) in expected.by_kind.items():

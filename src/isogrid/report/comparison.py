@@ -13,8 +13,8 @@ from isogrid.report.advice import Advice, advice
 from isogrid.report.page import Numbering, facts, render
 from isogrid.report.style import MARKERS, SERIES, Drawing, drawing_style, finish, new_figure, slugify
 from isogrid.report.tables import Curve, Group, Study, read_study
-from isogrid.report.verdicts import Claim, claims
-from isogrid.report.words import CLAIMS, attack_label, group_title, joined
+from isogrid.report.verdicts import Claim, attack_name, claims
+from isogrid.report.words import CLAIMS, MISSING, attack_label, group_title, joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +96,12 @@ def _claims(lines: Sequence[Line]) -> list[tuple[int, str, list[Claim | None]]]:
 
 
 def _row(name: str, study: Study) -> dict[str, str]:
-    attacks = [
-        f"{attack_label(str(row.get('name')))}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")
-    ]
+    attacks = [f"{attack_name(row)}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")]
     return {
         "name": name,
         "data": dict(facts(study)).get("Data", ""),
-        "seeds": str(study.seeds),
-        "method": study.method,
+        "seeds": dict(facts(study)).get("Seeds", MISSING),
+        "method": dict(facts(study)).get("Method", ""),
         "attacks": ", ".join(attacks),
         "failures": str(len(study.rows("failures"))),
         "version": str(study.summary.get("isogrid") or ""),
@@ -115,7 +113,7 @@ def _overlays(lines: Sequence[Line]) -> list[Drawing]:
     shared: dict[tuple[Group, str], list[tuple[int, Line, Curve]]] = {}
     for place, line in enumerate(lines):
         study = line.source
-        for curve in study.select(line.model, method=study.method, metric="accuracy"):
+        for curve in study.select(line.model, method=study.method(line.model), metric="accuracy"):
             shared.setdefault((curve.group, ""), []).append((place, line, curve))
         for group in study.groups(line.model):
             for curve in study.attacks(line.model, group):

@@ -108,15 +108,17 @@ def key(label: str, colour: str, marker: str, **line: Any) -> Line2D:
     return Line2D([], [], color=colour, marker=marker, ms=4.5, mec=colour, label=label, **{"mfc": colour, "lw": 1.6, **line})
 
 
-def legend_keys(*, states: set[str], twin: bool, dense: bool, band: bool, colour: str, tolerance: bool) -> list[Line2D | Patch]:
+def legend_keys(
+    *, states: set[str], twin: bool, dense: bool, band: bool, colour: str, tolerance: bool, given: bool = False
+) -> list[Line2D | Patch]:
     """The part of a legend that explains how to read the marks; only what the figure really shows."""
     keys: list[Line2D | Patch] = []
     if twin:
         keys.append(key("dense twin, equal training", TWIN_COLOUR, "s", ls=(0, (4, 2))))
     if dense:
-        keys.append(Line2D([], [], color=INK, lw=0.9, ls=(0, (1, 1.6)), label="untouched dense network"))
+        keys.append(Line2D([], [], color=INK, lw=0.9, ls=(0, (1, 1.6)), label="level 0" if given else "untouched dense network"))
     if dense and tolerance:
-        keys.append(Patch(color=GRID, lw=0, label="tolerance below dense"))
+        keys.append(Patch(color=GRID, lw=0, label=f"tolerance below {'level 0' if given else 'dense'}"))
     if band:
         keys.append(Patch(color=colour, alpha=_BAND, lw=0, label="± 1 sd over seeds"))
     keys.append(Line2D([], [], color=colour, lw=0, marker="|", ms=8, mew=_BAR, label="95 % interval"))
@@ -191,7 +193,9 @@ def overview(study: Study, model: str, group: Group, folder: Path | None) -> Dra
     keys += [key(attack_label(c.attack), *looks[c.name], lw=0.9) for c in others]
     several = any(math.isfinite(point.sd) for point in main.points)
     tolerance = _tolerance(group, study.tolerance) > 0
-    keys += legend_keys(states=states, twin=twin is not None, dense=dense, band=several, colour=colour, tolerance=tolerance)
+    keys += legend_keys(
+        states=states, twin=twin is not None, dense=dense, band=several, colour=colour, tolerance=tolerance, given=study.given(model)
+    )
     add_legend(figure, keys + draw_marks(axes, study, model, group.norm))
     return finish(
         figure,
@@ -199,7 +203,7 @@ def overview(study: Study, model: str, group: Group, folder: Path | None) -> Dra
         slug=slugify(model, group.metric, group.norm, group.domain, group.eps),
         title=group_title(group),
         alt=_describe(model, main, group),
-        caption=_caption(main, others, twin, several),
+        caption=_caption(main, others, twin, several, study.given(model)),
     )
 
 
@@ -226,15 +230,16 @@ def _describe(model: str, curve: Curve, group: Group) -> str:
     )
 
 
-def _caption(main: Curve, others: Sequence[Curve], twin: Curve | None, several: bool) -> str:
+def _caption(main: Curve, others: Sequence[Curve], twin: Curve | None, several: bool, given: bool) -> str:
     seeds = max((point.seeds for point in main.points), default=0)
-    parts = [f"Bold: {'the envelope' if main.is_envelope else attack_label(main.attack)}, mean of {seeds} seed{'s' if seeds != 1 else ''}."]
+    mean = "" if given else f", mean of {seeds} seed{'s' if seeds != 1 else ''}"
+    parts = [f"Bold: {'the envelope' if main.is_envelope else attack_label(main.attack)}{mean}."]
     if others:
         parts.append(f"Thin: {joined([attack_label(curve.attack) for curve in others])}.")
     parts.append(
         "Each twin is drawn at the level whose training it shares." if twin is not None else "This attack has no dense twin: no control."
     )
-    if not several:
+    if not several and not given:
         parts.append("One seed: no spread over seeds can be shown.")
     return " ".join(parts)
 
@@ -263,8 +268,18 @@ def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawin
         if place < len(curves) - 1:
             axes.set_xlabel("")
     several = any(math.isfinite(point.sd) for curve in curves for point in curve.points)
+    against = "figure at level 0" if study.given(model) else "dense twin and its own untouched dense reference"
     add_legend(
-        figure, legend_keys(states=states, twin=twins, dense=dense, band=several, colour=MUTED, tolerance=_tolerance(group, tolerance) > 0)
+        figure,
+        legend_keys(
+            states=states,
+            twin=twins,
+            dense=dense,
+            band=several,
+            colour=MUTED,
+            tolerance=_tolerance(group, tolerance) > 0,
+            given=study.given(model),
+        ),
     )
     return finish(
         figure,
@@ -272,13 +287,13 @@ def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawin
         slug=slugify(model, group.metric, group.norm, group.domain, group.eps, "attacks"),
         title=f"{group_title(group)}: each attack",
         alt=" ".join(_describe(model, curve, group) for curve in curves),
-        caption="Each attack against its own dense twin and its own untouched dense reference. Vertical scales differ.",
+        caption=f"Each attack against its own {against}. Vertical scales differ.",
     )
 
 
 def accuracy(study: Study, model: str, folder: Path | None) -> Drawing | None:
     """Accuracy without attack against sparsity; None where the study has none."""
-    curve = next(iter(study.select(model, method=study.method, metric="accuracy")), None)
+    curve = next(iter(study.select(model, method=study.method(model), metric="accuracy")), None)
     if curve is None:
         return None
     levels = study.sparsities(model)
@@ -291,12 +306,21 @@ def accuracy(study: Study, model: str, folder: Path | None) -> Drawing | None:
     finish_axes(axes, curve.group, list(levels.values()))
     several = any(math.isfinite(point.sd) for point in curve.points)
     tolerance = _tolerance(curve.group, study.tolerance) > 0
-    keys: list[Line2D | Patch] = [key("pruned", SERIES[0][0], "o")]
+    keys: list[Line2D | Patch] = [key("as given" if study.given(model) else "pruned", SERIES[0][0], "o")]
     add_legend(
         figure,
-        keys + legend_keys(states=states, twin=twin is not None, dense=dense, band=several, colour=SERIES[0][0], tolerance=tolerance),
+        keys
+        + legend_keys(
+            states=states,
+            twin=twin is not None,
+            dense=dense,
+            band=several,
+            colour=SERIES[0][0],
+            tolerance=tolerance,
+            given=study.given(model),
+        ),
     )
-    caption = "Share of test samples classified correctly without any attack, mean over seeds."
+    caption = f"Share of test samples classified correctly without any attack{'' if study.given(model) else ', mean over seeds'}."
     alt = _describe(model, curve, curve.group).replace(group_title(curve.group), "Accuracy without attack")
     return finish(figure, folder, slug=slugify(model, "accuracy"), title="Accuracy without attack", alt=alt, caption=caption)
 
@@ -307,7 +331,7 @@ def per_class(study: Study, model: str, folder: Path | None) -> Drawing | None:
     if table.empty or "metric" not in table:
         return None
     rows = table[
-        (table["model"] == model) & (table["method"] == study.method) & table["metric"].astype(str).str.startswith("accuracy_class_")
+        (table["model"] == model) & (table["method"] == study.method(model)) & table["metric"].astype(str).str.startswith("accuracy_class_")
     ]
     names = sorted(rows["metric"].unique(), key=lambda name: (len(name), name))
     if not 1 < len(names) <= 20:
@@ -332,6 +356,7 @@ def per_class(study: Study, model: str, folder: Path | None) -> Drawing | None:
         axes.set_ylim(0.0, 1.02)
         axes.set_title(f"class {names[place].removeprefix('accuracy_class_')}", fontsize=7.5)
     figure.supxlabel("sparsity in %", fontsize=8, color=MUTED)
-    caption = "Blue: accuracy of the class, ± 1 sd over seeds. Grey: mean over classes, which hides a class that falls early."
+    over = "" if study.given(model) else ", ± 1 sd over seeds"
+    caption = f"Blue: accuracy of the class{over}. Grey: mean over classes, which hides a class that falls early."
     alt = f"Accuracy of each of {len(names)} classes of {model} against sparsity."
     return finish(figure, folder, slug=slugify(model, "accuracy-classes"), title="Accuracy per class", alt=alt, caption=caption)

@@ -66,7 +66,7 @@ class Frontier:
 def columns(study: Study, model: str) -> tuple[Column, ...]:
     """Accuracy, then each threat model: the envelope first, the attacks after it."""
     found = []
-    for curve in study.select(model, method=study.method, metric="accuracy"):
+    for curve in study.select(model, method=study.method(model), metric="accuracy"):
         found.append(Column(title="accuracy", detail="no attack", digits=3, group=curve.group, attack=curve.attack))
     for group in study.groups(model):
         for curve in study.attacks(model, group):
@@ -104,7 +104,7 @@ def frontier(study: Study, model: str, marks: Mapping[int, Sequence[str]] | None
     """The frontier table of a model; `marks` are words to set beside a level (its part in the recommendation)."""
     at = columns(study, model)
     sparsities = study.sparsities(model)
-    pruned = [study.one(model, study.method, column.group, column.attack) for column in at]
+    pruned = [study.one(model, study.method(model), column.group, column.attack) for column in at]
     twin = [study.one(model, TWIN, column.group, column.attack) for column in at]
     return Frontier(
         model=model,

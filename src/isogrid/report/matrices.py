@@ -35,7 +35,7 @@ def theory_table(study: Study, model: str) -> pd.DataFrame:
     columns = ["metric", "norm", "domain", "eps", "level"]
     if table.empty or not {*columns, "attack", "value"} <= set(table.columns):
         return pd.DataFrame()
-    rows = table[(table["model"] == model) & (table["attack"] == THEORY) & (table["method"] == study.method)]
+    rows = table[(table["model"] == model) & (table["attack"] == THEORY) & (table["method"] == study.method(model))]
     values = {"mean": ("value", "mean"), "low": ("value", "min"), "high": ("value", "max"), "seeds": ("value", "count")}
     return rows.groupby(columns, dropna=False).agg(sparsity=("sparsity", "mean"), **values).reset_index()
 
@@ -92,6 +92,7 @@ def _theory_figure(study: Study, model: str, group: Group, rows: pd.DataFrame, f
     add_legend(figure, keys)
     threat = ", ".join(part for part in (norm_label(group.norm), eps_text(group.eps), f"domain {group.domain}") if part)
     told = joined([THEORY_LINES[name][0] for name in THEORY_LINES if (rows["metric"] == name).any()])
+    spread = "One network per level" if study.given(model) else "Mean over seeds, shaded: range over seeds"
     beside = f"; thin: {joined([attack_label(curve.attack) for curve in measured])} as measured" if measured else ""
     return finish(
         figure,
@@ -99,8 +100,7 @@ def _theory_figure(study: Study, model: str, group: Group, rows: pd.DataFrame, f
         slug=slugify(model, "theory", group.norm, group.domain, group.eps),
         title=f"Theory of the linear model, {threat}",
         alt=f"Theory for {model} against sparsity, {threat}: {told}{beside}.",
-        caption=f"Mean over seeds, shaded: range over seeds{beside}."
-        + (" A bound above 1 says nothing and leaves the picture at the top." if cut else ""),
+        caption=f"{spread}{beside}." + (" A bound above 1 says nothing and leaves the picture at the top." if cut else ""),
     )
 
 

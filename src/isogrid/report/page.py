@@ -53,6 +53,7 @@ class ModelPart:
 
     name: str
     slug: str
+    given: bool
     headline: str
     advice: tuple[Advice, ...]
     claims: tuple[Claim, ...]
@@ -157,8 +158,8 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("Data", f"{data.get('name', 'unknown')}" + (f": {split}" if split else "")),
         ("Source", str(data.get("source") or "")),
         ("Models", ", ".join(study.models)),
-        ("Method", study.method),
-        ("Seeds", str(study.seeds or "unknown")),
+        ("Method", joined(list(dict.fromkeys("levels are given files" if study.given(m) else study.method(m) for m in study.models)))),
+        ("Seeds", "" if study.models and all(map(study.given, study.models)) else str(study.seeds or "unknown")),
         ("Levels", str(max((len(study.sparsities(model)) for model in study.models), default=0))),
     ]
     total = (study.summary.get("timings") or {}).get("total_s")
@@ -172,6 +173,7 @@ def _model(study: Study, model: str, out: Path, numbers: Numbering, pictures: li
     return ModelPart(
         name=model,
         slug=slug,
+        given=study.given(model),
         headline=headline(found),
         advice=tuple(found),
         claims=tuple(claim for claim in claims(study, model) if claim.verdict != "not applicable"),

@@ -17,6 +17,8 @@ from isogrid.core.files import load_tensors, read_json
 
 TWIN = "dense"
 """The method of the control: as many rounds of training, no pruning."""
+GIVEN = "given"
+"""The method of levels that are the user's files."""
 ENVELOPE, THEORY = "envelope", "theory"
 BUDGETED = ("r_inf", "robust_accuracy")
 """Accuracy left under a budget: r_inf in l_inf, robust_accuracy in other norms."""
@@ -122,10 +124,13 @@ class Study:
         listed = [str(model) for model in self.summary.get("models") or ()]
         return tuple(dict.fromkeys([*listed, *(curve.model for curve in self.curves)]))
 
-    @property
-    def method(self) -> str:
-        """The pruning method whose levels the study is about."""
-        return str(self.summary.get("method") or "progressive")
+    def method(self, model: str) -> str:
+        """The method by which the levels of a model came about."""
+        return str((self.summary.get("methods") or {}).get(model) or self.summary.get("method") or "progressive")
+
+    def given(self, model: str) -> bool:
+        """Whether the levels of a model are files that the user gave, of unknown training."""
+        return self.method(model) == GIVEN
 
     @property
     def seeds(self) -> int:
@@ -162,18 +167,20 @@ class Study:
 
     def groups(self, model: str) -> tuple[Group, ...]:
         """The threat models under which the pruned levels of `model` have r_inf or r_2, in reading order."""
-        found = {c.group for c in self.select(model, method=self.method) if c.group.metric in (*BUDGETED, *DISTANCES) and c.name != THEORY}
+        found = {
+            c.group for c in self.select(model, method=self.method(model)) if c.group.metric in (*BUDGETED, *DISTANCES) and c.name != THEORY
+        }
         return tuple(sorted(found, key=lambda group: group.order))
 
     def attacks(self, model: str, group: Group) -> tuple[Curve, ...]:
         """The curves of one group: the envelope first, then the attacks in the order of the specification."""
         order = {str(row.get("id")): place for place, row in enumerate(self.rows("attacks"))}
-        curves = [c for c in self.select(model, method=self.method, group=group) if c.name != THEORY]
+        curves = [c for c in self.select(model, method=self.method(model), group=group) if c.name != THEORY]
         return tuple(sorted(curves, key=lambda c: (not c.is_envelope, order.get(c.attack, len(order)), c.attack)))
 
     def sparsities(self, model: str) -> dict[int, float]:
         """Level -> sparsity of the pruned network (a dense twin is drawn at the level whose training it shares)."""
-        return {point.level: point.sparsity for curve in self.select(model, method=self.method) for point in curve.points}
+        return {point.level: point.sparsity for curve in self.select(model, method=self.method(model)) for point in curve.points}
 
 
 def _number(value: object) -> float:

@@ -90,8 +90,8 @@ def _chosen(study: Study, table: Frontier) -> list[int]:
 def _table(study: Study, table: Frontier, ascii_only: bool) -> Table:
     picked = _chosen(study, table)
     tops = {k: max((c.value for line in table.pruned if (c := line.cells[k]) and math.isfinite(c.value)), default=0.0) for k in picked}
-    shown = Table(title=Text(table.model, style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False)
-    shown.add_column("sparsity", justify="right")
+    shown = Table(title=Text(table.model, style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
+    shown.add_column("sparsity", justify="right", no_wrap=True, min_width=len("sparsity"))
     for k in picked:
         shown.add_column(_title(table.columns[k]), no_wrap=True)
     shown.add_column("")

@@ -161,11 +161,17 @@ def findings(study: Study) -> list[Finding]:
     return sorted(found, key=lambda one: (order.index(one.severity) if one.severity in order else len(order), one.code, one.where))
 
 
+def attack_name(row: Mapping[str, Any]) -> str:
+    """The attack's name where its id is made from it, else the id: a label, or what a `minimise` minimises."""
+    name, identity = str(row.get("name") or ""), str(row.get("id") or "")
+    return attack_label(name if name and name != "minimise" and identity.startswith(name) else identity or name)
+
+
 def attack_rows(study: Study) -> list[dict[str, str]]:
     """The attacks of the study with their configuration."""
     return [
         {
-            "label": attack_label(str(row.get("name") or row.get("id") or "")),
+            "label": attack_name(row),
             "norm": norm_label(str(row.get("norm") or "")),
             "domain": str(row.get("domain") or ""),
             "eps": MISSING if row.get("eps") is None else f"{row['eps']:g}" if isinstance(row["eps"], int | float) else str(row["eps"]),

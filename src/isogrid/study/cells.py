@@ -18,7 +18,7 @@ from torch import nn
 from isogrid import attacks, data, models
 from isogrid.attacks import transfer_matrix
 from isogrid.attacks.base import margin
-from isogrid.core.errors import ModelError
+from isogrid.core.errors import InputError, ModelError
 from isogrid.core.files import canonical
 from isogrid.core.random import derive
 from isogrid.data import Samples, Split
@@ -47,10 +47,39 @@ def _load_split(text: str) -> Split:
     return data.load(values["name"], train=values["train"], test=values["test"], classes=None if classes is None else tuple(classes))
 
 
-def build_model(configuration: dict[str, Any], samples: Samples, seed: int, device: str) -> nn.Module:
-    """The network of a model configuration, freshly initialised from (seed, "init"), in channels_last where it sees images."""
-    model = models.build(configuration["name"], samples.shape, samples.classes, derive(seed, "init"))
-    if len(samples.shape) == 3:
+def describe(root: str, key: str, data: dict[str, Any]) -> None:
+    """Store what tables and networks need to know of the samples, so that a study can be read where its data are not."""
+    store, split = Store(Path(root)), load_split(data)
+    if store.finished(key):
+        return
+    metrics = {
+        "train": split.train.n,
+        "test": split.test.n,
+        "classes": split.train.classes,
+        "source": split.source,
+        "shape": list(split.test.shape),
+    }
+    with store.write(key) as cell:
+        examples = {"x": split.test.x[:EXAMPLES], "label": split.test.y[:EXAMPLES]}
+        cell.put(metrics=metrics, cpu_seconds=0.0, tensors={"examples": examples})
+
+
+def check_source(field: str, name: str, digest: str) -> None:
+    """Raises InputError where the file behind a model's name is not the one with that digest."""
+    source = models.source_digest(name)
+    if source != digest:
+        what = "has changed" if source else "is missing"
+        raise InputError(field, f"{name}, whose file {what}", f"the file that the study was run with (SHA-256 {digest}...)")
+
+
+def build_model(configuration: dict[str, Any], shape: tuple[int, ...], classes: int, seed: int, device: str) -> nn.Module:
+    """The network of a model configuration, freshly initialised from (seed, "init"), in channels_last where it sees images.
+
+    Raises InputError where the factory's file is not the one that the configuration was made with.
+    """
+    check_source("model", configuration["name"], configuration["source"])
+    model = models.build(configuration["name"], shape, classes, derive(seed, "init"))
+    if len(shape) == 3:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(device)
 
@@ -72,7 +101,7 @@ def train(
     """Train level 0 from scratch, or prune the parent level and retrain, or take the user's `weights`; store weights and masks."""
     started = time.process_time()
     store, split = Store(Path(root)), load_split(data)
-    network = build_model(model, split.train, seed, device)
+    network = build_model(model, split.train.shape, split.train.classes, seed, device)
     masks = Masks.dense(network)
     if parent is not None and pruner is not None:
         before = store.read(parent)
@@ -134,10 +163,16 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
     }
 
 
-def _network(root: str, train_key: str, data: dict[str, Any], model: dict[str, Any], device: str) -> nn.Module:
-    network = build_model(model, load_split(data).train, 0, device)
-    network.load_state_dict(Store(Path(root)).read(train_key).tensors("weights"))
+def restore(store: Store, train_key: str, model: dict[str, Any], shape: tuple[int, ...], classes: int, device: str = "cpu") -> nn.Module:
+    """The network of a finished train cell, in eval mode."""
+    network = build_model(model, shape, classes, 0, device)
+    network.load_state_dict(store.read(train_key).tensors("weights"))
     return network.eval()
+
+
+def _network(root: str, train_key: str, data: dict[str, Any], model: dict[str, Any], device: str) -> nn.Module:
+    train = load_split(data).train
+    return restore(Store(Path(root)), train_key, model, train.shape, train.classes, device)
 
 
 @lru_cache(maxsize=2)
@@ -145,8 +180,8 @@ def _trained(root: str, train_key: str, data_text: str, model_text: str, device:
     return _network(root, train_key, json.loads(data_text), json.loads(model_text), device)
 
 
-def trained(root: str, train_key: str, data: dict[str, Any], model: dict[str, Any], device: str = "cpu") -> nn.Module:
-    """The network of a finished train cell, in eval mode; the last two stay in memory, for the attacks on the same level."""
+def trained(root: str, train_key: str, data: dict[str, Any], model: dict[str, Any], device: str) -> nn.Module:
+    """As `restore`; the last two stay in memory, for the attacks on the same level."""
     return _trained(root, train_key, canonical(data), canonical(model), device)
 
 
@@ -252,6 +287,7 @@ def substitute(
     split = load_split(data)
     network = trained(root, train_key, data, model, device)
     test = split.test.to(device)
+    check_source("blackbox.model", config["model"], config["source"])
     made = train_substitute(
         labels_of(network),
         split.train.x[: config["seed_samples"]].to(device),

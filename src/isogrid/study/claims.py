@@ -151,7 +151,7 @@ def _row(part: Part, role: str, alpha: float) -> dict[str, Any]:
     known = not estimate.over_samples_only
     return {
         "measure": measure.name,
-        "attack": measure.attack,
+        "attack": measure.shown,
         "norm": measure.norm,
         "domain": measure.domain,
         "eps": measure.eps,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
 from isogrid.study.evidence import NORMS, Bools, Evidence, Floats, Measure, Table, primaries, table
+from isogrid.study.spec import GIVEN
 
 DEEP = ("vgg-like", "resnet-32")
 Side = Literal["rises", "not above", "falls"]
@@ -251,7 +252,8 @@ def _beyond_twin(part: Part, rows: Table, change: Floats, peak: NDArray[np.intp]
 def _combined(evidence: Evidence, claim: int, parts: list[Part], secondary: list[Part], reasons: list[str]) -> Finding:
     """All parts for it: the largest p. Any part against it: the smallest, times their number."""
     if parts and parts[0].estimate.over_samples_only:
-        reasons = [*reasons, "one seed: the variance between seeds cannot be estimated"]
+        what = ("one network per level", "trainings") if evidence.method == GIVEN else ("one seed", "seeds")
+        reasons = [*reasons, f"{what[0]}: the variance between {what[1]} cannot be estimated"]
     complete = len(parts) == len(NORMS)
     return Finding(
         evidence=evidence,

@@ -76,11 +76,17 @@ class Measure:
         return self.kind == "distance"
 
     @property
+    def shown(self) -> str:
+        """The attack as a reader knows it: by its label, where the study gave it one."""
+        given = self.name.partition("@")[0]
+        return self.attack if given.startswith(self.attack) else given
+
+    @property
     def title(self) -> str:
         """As a sentence names it: "r_inf (pgd, eps 0.1)"."""
         names = {("r_inf", "linf"): "r_inf", ("distance", "l2"): "r_2", ("distance", "linf"): "mean linf distance"}
         figure = names.get((self.kind, self.norm), f"accuracy under {self.norm} attack")
-        return f"{figure} ({self.attack}{'' if self.eps is None else f', eps {self.eps:g}'}, {self.domain})"
+        return f"{figure} ({self.shown}{'' if self.eps is None else f', eps {self.eps:g}'}, {self.domain})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,8 +123,8 @@ def families(study: Plan, levels: Sequence[Level]) -> list[Family]:
         result.append(
             Family(
                 model=model,
-                method=study.spec.pruning.method,
-                seeds=tuple(range(study.spec.seeds)),
+                method=study.spec.method_of(model.spec),
+                seeds=tuple(range(study.spec.seeds_of(model.spec))),
                 pruned={(k.plan.seed, k.plan.level): k for k in mine if k.plan.method != "dense"},
                 twin={(k.plan.seed, k.plan.level): k for k in mine if k.plan.method == "dense"},
             )

@@ -40,11 +40,13 @@ class LevelPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
-    """What a model's cells share. `files`: the user's weights per level, with their digests (levels that are not trained here)."""
+    """What a model's cells share. `samples`: the cell that says which data these are; `files`: the user's weights per level, with their
+    digests (levels that are not trained here)."""
 
     spec: ModelSpec
     data: dict[str, Any]
     model: dict[str, Any]
+    samples: str
     files: tuple[tuple[str, str], ...]
     linear: bool
     weights: int

@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from isogrid import attacks
+from isogrid import attacks, models
 from isogrid.attacks.base import Attack
 from isogrid.engines import Task
 from isogrid.study import cells
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, TransferPlan
-from isogrid.study.spec import Spec, attack_id
+from isogrid.study.spec import Spec
 from isogrid.study.store import key
 
 
@@ -40,7 +40,7 @@ def expected_gradients(config: dict[str, Any]) -> float:
 def transfer_task(spec: Spec, model: ModelPlan, chain: list[LevelPlan], root: Path) -> tuple[TransferPlan, Task]:
     """The cell that holds the transfer matrix of one model, and its task."""
     assert spec.transfer is not None
-    attack = spec.transfer.attack.build()[0]
+    identity, attack = spec.transfer.attack.named()[0]
     config, trained = attacks.config_of(attack), [level.train for level in chain]
     cell = key("transfer", {"train": trained, "attack": config, "samples": spec.transfer.samples, "device": spec.device})
     arguments = {
@@ -64,7 +64,7 @@ def transfer_task(spec: Spec, model: ModelPlan, chain: list[LevelPlan], root: Pa
         threads=spec.threads,
         cost=0.1 + len(chain) * (len(chain) / 3 + expected_gradients(config)) * test * model.gradient_seconds,
     )
-    return TransferPlan(model=model.spec.title, key=cell, levels=tuple(level.level for level in chain), attack=attack_id(attack)), task
+    return TransferPlan(model=model.spec.title, key=cell, levels=tuple(level.level for level in chain), attack=identity), task
 
 
 def _audit_configs(spec: Spec) -> list[dict[str, Any]]:
@@ -109,12 +109,13 @@ def audit_task(spec: Spec, model: ModelPlan, trained: str, cell: str, root: Path
 def blackbox_task(spec: Spec, model: ModelPlan, trained: str, seed: int, root: Path, title: str) -> tuple[AttackCell, Task]:
     """The cell of the substitute attack on a level, and its task."""
     assert spec.blackbox is not None
-    attack = spec.blackbox.attack.build()[0]
+    name, attack = spec.blackbox.attack.named()[0]
     config = {"name": "substitute", "attack": attacks.config_of(attack)} | spec.blackbox.model_dump(
         include={"model", "seed_samples", "rounds"}
     )
+    config["source"] = models.source_digest(spec.blackbox.model)
     content = {"train": trained, "attack": config, "seed": seed, "threads": spec.threads, "device": spec.device}
-    identity = f"substitute-{attack_id(attack)}"
+    identity = f"substitute-{name}"
     cell = dataclasses.replace(attack_cell(attack, identity, key("attack", content), config), gradient_free=True)
     arguments = {
         "root": str(root),

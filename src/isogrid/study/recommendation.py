@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
 from isogrid.study.evidence import ALPHA, CONFIDENCE, Evidence, Measure, Table, effect_size, effect_text, plain, primaries, table
+from isogrid.study.spec import GIVEN
 
 Floats = NDArray[np.float64]
 
@@ -107,7 +108,8 @@ def _one(evidence: Evidence, tolerance: Mapping[str, float]) -> dict[str, Any]:
     said = [*result["most_robust"], result["compromise"], result["highest_sparsity"], result["first_fragile"]]
     sentences = [part["sentence"] for part in said if part] + mute
     if result["seeds"] == 1:
-        sentences.append("One seed: this holds for the one network that was trained; another training run may differ.")
+        whose = "these given files" if evidence.method == GIVEN else "the one network that was trained"
+        sentences.append(f"One network per level: this holds for {whose}; another training run may differ.")
     return result | {"sentences": sentences}
 
 

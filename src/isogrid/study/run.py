@@ -20,6 +20,7 @@ from isogrid.study import cells
 from isogrid.study.plans import LevelPlan, Plan
 from isogrid.study.spec import Spec
 from isogrid.study.store import Store
+from isogrid.study.stored import read_plan, write_plan
 from isogrid.study.tables import write_tables
 from isogrid.study.tasks import plan
 
@@ -81,7 +82,10 @@ def run_study(
     with _locked(out):
         for leftover in store.cells.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for model in study.models:
+            cells.describe(str(out), model.samples, model.data)
         write_text(out / "study.yaml", spec.text())
+        write_plan(study, out)
         failures = local.run(missing(study, out), workers=workers, on_event=on_event)
         write_tables(study, store, failures)
     return Study(out, study)
@@ -111,10 +115,15 @@ class Study:
         return pd.read_parquet(self.folder / "frontier.parquet")
 
     def model(self, seed: int = 0, level: int = 0, model: str | None = None, method: str | None = None) -> nn.Module:
-        """The network of one level as a plain nn.Module in eval mode, its dead weights exactly zero."""
+        """The network of one level as a plain nn.Module in eval mode, its dead weights exactly zero.
+
+        Raises InputError for a level that is not there, and where a factory's file is not the one that the study was run with.
+        """
         found = self._level(seed, level, model, method)
         chosen = next(m for m in self.plan.models if m.spec.title == found.model)
-        return cells.trained(str(self.folder), found.train, chosen.data, chosen.model)
+        store = Store(self.folder)
+        data = store.read(chosen.samples).metrics
+        return cells.restore(store, found.train, chosen.model, tuple(data["shape"]), data["classes"])
 
     def records(self, attack: str, seed: int = 0, level: int = 0, model: str | None = None, method: str | None = None) -> pd.DataFrame:
         """The per-sample records of one attack (its id, `fgs@0.1`) on one level."""
@@ -128,29 +137,33 @@ class Study:
         titles = [m.spec.title for m in self.plan.models]
         if model is not None and model not in titles:
             raise one_of("model", model, titles)
-        wanted = (model or titles[0], method or self.spec.pruning.method, seed, level)
+        spec = next(m.spec for m in self.plan.models if model in (None, m.spec.title))
+        wanted = (spec.title, method or self.spec.method_of(spec), seed, level)
         for plan_ in self.plan.levels:
             if (plan_.model, plan_.method, plan_.seed, plan_.level) == wanted:
                 if not Store(self.folder).finished(plan_.train):
                     raise InputError("level", level, "a level whose training has finished")
                 return plan_
-        raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {self.spec.seeds - 1}, levels 0 to {self.spec.pruning.rounds}")
+        last = self.spec.seeds_of(spec) - 1, self.spec.rounds_of(spec)
+        raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {last[0]}, levels 0 to {last[1]}")
 
 
 def write_study_tables(study: Study) -> None:
-    """Write the tables of a study folder anew from its finished cells; what is missing is listed as not finished."""
+    """Write the tables of a study folder anew from its finished cells; what is missing is listed as not finished.
+
+    Raises InputError where not one level has finished: tables that are there, of an earlier configuration, are not emptied.
+    """
     store = Store(study.folder)
+    if not any(store.finished(level.train) for level in study.plan.levels):
+        raise InputError("study", str(study.folder), "a study with a finished level; the same `isogrid run` continues it")
     unfinished = [Event(kind="skipped", task=task, reason="not finished") for task in missing(study.plan, study.folder)]
     write_tables(study.plan, store, unfinished)
 
 
 def open_study(folder: str | Path) -> Study:
-    """Open a study folder that `isogrid run` made; raises InputError where it holds none."""
+    """Open a study folder that `isogrid run` made, from what it holds alone; raises InputError where it holds no study."""
     folder = Path(folder).resolve()
-    if not (folder / "study.yaml").is_file():
-        raise InputError("study", str(folder), "a folder that isogrid run has written (it holds study.yaml)")
-    spec = Spec.read(folder / "study.yaml")
-    return Study(folder, plan(spec, folder))
+    return Study(folder, read_plan(folder))
 
 
 def pretty_seconds(seconds: float) -> str:

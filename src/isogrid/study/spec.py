@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from isogrid import attacks
-from isogrid.attacks.base import Attack
 from isogrid.core.errors import InputError, one_of
 from isogrid.sparsity import ALLOCATIONS, CRITERIA
+from isogrid.study.attack_spec import WITHOUT_SOURCES, AttackSpec, Part, attack_id, one_attack
+from isogrid.study.reading import PRESETS, explain, preset_data, read_yaml
 from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
 
-PRESETS = ("quick", "paper-mnist")
+GIVEN = "given"
+"""The method of levels that are the user's files: how they were pruned and trained is not known here."""
 
 
 def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
@@ -24,11 +24,7 @@ def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
     return value
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class DataSpec(_Part):
+class DataSpec(Part):
     """Which samples: a registered name or a path, how many, which classes."""
 
     name: str = "mnist-5k"
@@ -36,7 +32,7 @@ class DataSpec(_Part):
     test: int | None = Field(None, ge=1)
 
 
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """A registered model or `file.py:factory`, optionally on some classes only.
 
     `weights`: a trained network instead of dense training. `checkpoints`: networks that somebody else pruned, as the levels 0, 1, ...
@@ -61,7 +57,7 @@ class ModelSpec(_Part):
         return self.label or self.name + suffix
 
 
-class OptimizerSpec(_Part):
+class OptimizerSpec(Part):
     """See `training.OptimizerConfig`."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -71,14 +67,14 @@ class OptimizerSpec(_Part):
     weight_decay: float = Field(0.0, ge=0)
 
 
-class EarlyStopSpec(_Part):
+class EarlyStopSpec(Part):
     """Stop a fit when its training loss has not fallen by `min_delta` for `patience` epochs."""
 
     patience: int = Field(5, ge=1)
     min_delta: float = Field(1e-4, ge=0)
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(Part):
     """How the dense reference is trained, and how every round retrains."""
 
     objective: str = "natural"
@@ -106,7 +102,7 @@ class TrainingSpec(_Part):
         )
 
 
-class PruningSpec(_Part):
+class PruningSpec(Part):
     """The pruning method and its rounds."""
 
     method: Literal["progressive"] = "progressive"
@@ -126,58 +122,30 @@ class PruningSpec(_Part):
         return _registered("allocation", value, ALLOCATIONS)
 
 
-class TwinSpec(_Part):
-    """The dense twin of equal training: at which rounds it is attacked, and with which attacks (their names; None = all)."""
+TWIN_ROUNDS = (6, 10)
 
-    rounds: tuple[int, ...] | Literal["all", "none"] = (6, 10)
+
+class TwinSpec(Part):
+    """The dense twin of equal training: at which rounds it is attacked, and with which attacks (their names or labels; None = all)."""
+
+    rounds: tuple[int, ...] | Literal["all", "none"] = TWIN_ROUNDS
     attacks: tuple[str, ...] | None = None
 
 
-class AttackSpec(_Part):
-    """One attack: its name, its parameters, and which of the test samples it gets.
-
-    `samples`: the first so many (None = all); `samples_of`: another number for some models. `survivors`: only those that the attacks
-    before it, of the same norm, domain and eps, did not break: it then speaks through the envelope, where only the verdict counts.
-    """
-
-    name: str
-    parameters: dict[str, Any] = {}
-    samples: int | None = Field(None, ge=1)
-    samples_of: dict[str, int] = {}
-    survivors: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat_form(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "parameters" not in value:
-            own = {"name", "samples", "samples_of", "survivors"}
-            return {k: v for k, v in value.items() if k in own} | {"parameters": {k: v for k, v in value.items() if k not in own}}
-        return value
-
-    def build(self) -> list[Attack]:
-        """The attacks that it stands for: one per eps where `eps` is a list."""
-        eps = self.parameters.get("eps")
-        grid = [self.parameters | {"eps": e} for e in eps] if isinstance(eps, list | tuple) else [self.parameters]
-        return [attacks.make({"name": self.name} | parameters) for parameters in grid]
-
-    @model_validator(mode="after")
-    def _buildable(self) -> AttackSpec:
-        for attack in self.build():
-            if self.survivors and attack.budget is None:
-                raise InputError("survivors", self.name, "a fixed-budget attack: a minimum-norm one is measured on every sample")
-        return self
-
-
-class TransferSpec(_Part):
+class TransferSpec(Part):
     """The transfer matrix between the levels of each model's first seed: what fools level i, submitted to level j."""
 
     attack: AttackSpec = Field(default_factory=lambda: AttackSpec.model_validate({"name": "fgs", "eps": 0.1}))
     samples: int | None = Field(None, ge=1)
 
+    @model_validator(mode="after")
+    def _effective(self, info: ValidationInfo) -> TransferSpec:
+        if info.context != WITHOUT_SOURCES:
+            one_attack("transfer.attack", self.attack, "transfer.samples says how many test samples are moved between levels")
+        return self
 
-class BlackBoxSpec(_Part):
+
+class BlackBoxSpec(Part):
     """The paper's black-box attack: per level a substitute, trained on the level's labels, is attacked and its examples submitted.
 
     `attack`: fixed-budget, on the substitute. `seed_samples`: training samples that the attacker starts from; `rounds` of Jacobian-based
@@ -190,15 +158,24 @@ class BlackBoxSpec(_Part):
     rounds: int = Field(6, ge=1)
     levels: tuple[int, ...] | None = None
 
+    @model_validator(mode="after")
+    def _effective(self, info: ValidationInfo) -> BlackBoxSpec:
+        if info.context == WITHOUT_SOURCES:
+            return self
+        attack = one_attack("blackbox.attack", self.attack, "the substitute's examples are made for every test sample")
+        if attack.budget is None:
+            raise InputError("blackbox.attack", self.attack.name, "a fixed-budget attack, such as {name: fgs, eps: 0.1}")
+        return self
 
-class AuditSpec(_Part):
+
+class AuditSpec(Part):
     """The levels of the first seed that are probed beyond their own attacks: doubled steps, growing budgets, gradient-free attacks."""
 
     levels: tuple[int, ...] = (0,)
     samples: int = Field(100, ge=1)
 
 
-class ToleranceSpec(_Part):
+class ToleranceSpec(Part):
     """What counts as not worse: r_inf and accuracy absolute, distances as a share of the dense one."""
 
     r_inf: float = Field(0.02, ge=0)
@@ -219,7 +196,7 @@ class ToleranceSpec(_Part):
 DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = ({"name": "fgs", "eps": 0.1}, {"name": "deepfool"}, {"name": "cw", "samples": 200})
 
 
-class Spec(_Part):
+class Spec(Part):
     """A whole study; `Spec.read` and `Spec.preset` are the ways in. Unknown keys are refused with the nearest accepted name."""
 
     name: str = Field("study", min_length=1)
@@ -242,27 +219,64 @@ class Spec(_Part):
     def _data_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_twin(cls, value: Any) -> Any:
+        """A default may not ask for rounds that are not there: the twin's go as far as the study does."""
+        if not isinstance(value, dict):
+            return value
+        twin, pruning = value.get("twin", {}), value.get("pruning", {})
+        rounds = pruning.get("rounds") if isinstance(pruning, dict) else None
+        if isinstance(twin, dict) and "rounds" not in twin and isinstance(rounds, int):
+            return value | {"twin": twin | {"rounds": [k for k in TWIN_ROUNDS if k <= rounds]}}
+        return value
+
     @model_validator(mode="after")
-    def _consistent(self) -> Spec:
+    def _consistent(self, info: ValidationInfo) -> Spec:
+        if info.context == WITHOUT_SOURCES:
+            return self
         titles = [model.title for model in self.models]
         for title in titles:
             if titles.count(title) > 1:
                 raise InputError("models", title, "each model once, or with a `label` of its own")
         if not self.models:
             raise InputError("models", [], "at least one model")
-        names = {attack.name for attack in self.attacks}
+        names = {name for attack in self.attacks for name in (attack.name, attack.label) if name}
         for name in self.twin.attacks or ():
             if name not in names:
                 raise one_of("twin.attacks", name, names)
-        if isinstance(self.twin.rounds, tuple):
-            for k in self.twin.rounds:
-                if k < 0:
-                    raise InputError("twin.rounds", k, "rounds >= 0")
-        ids = [attack_id(a) for spec in self.attacks for a in spec.build()]
+        self._check_levels()
+        ids = [identity for attack in self.attacks for identity, _ in attack.named()]
         for identity in ids:
             if ids.count(identity) > 1:
-                raise InputError("attacks", identity, "each attack and eps once")
+                raise InputError(
+                    "attacks", identity, "each name and eps once: where two settings of one attack are meant, give one of them a `label`"
+                )
         return self
+
+    def _check_levels(self) -> None:
+        """Raises InputError for a round or a level that no model of the study has."""
+        deepest = max(self.rounds_of(model) for model in self.models)
+        rounds = self.twin.rounds if isinstance(self.twin.rounds, tuple) else ()
+        named = [("twin.rounds", rounds, "rounds", self.pruning.rounds)]
+        named += [("blackbox.levels", self.blackbox.levels or (), "levels", deepest)] if self.blackbox is not None else []
+        named += [("audit.levels", self.audit.levels, "levels", deepest)] if self.audit is not None else []
+        for field, numbers, what, last in named:
+            for number in numbers:
+                if not 0 <= number <= last:
+                    raise InputError(field, number, f"{what} 0 to {last}")
+
+    def method_of(self, model: ModelSpec) -> str:
+        """How the levels of a model come about."""
+        return GIVEN if model.checkpoints else self.pruning.method
+
+    def rounds_of(self, model: ModelSpec) -> int:
+        """The last level of a model."""
+        return len(model.checkpoints) - 1 if model.checkpoints else self.pruning.rounds
+
+    def seeds_of(self, model: ModelSpec) -> int:
+        """How many chains of levels a model has: given files are one."""
+        return 1 if model.checkpoints else self.seeds
 
     @property
     def twin_rounds(self) -> tuple[int, ...]:
@@ -271,6 +285,12 @@ class Spec(_Part):
             return ()
         rounds = range(1, self.pruning.rounds + 1) if self.twin.rounds == "all" else self.twin.rounds
         return tuple(sorted({k for k in rounds if 1 <= k <= self.pruning.rounds}))
+
+    @property
+    def twin_attacks(self) -> tuple[AttackSpec, ...]:
+        """The attacks that the twin gets, chosen by name or label."""
+        wanted = self.twin.attacks
+        return tuple(attack for attack in self.attacks if wanted is None or {attack.name, attack.label} & set(wanted))
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults written out, as plain data."""
@@ -281,14 +301,17 @@ class Spec(_Part):
         return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
 
     @classmethod
-    def parse(cls, value: Any) -> Spec:
-        """Validate plain data; raises InputError that names the first wrong field."""
+    def parse(cls, value: Any, *, sources: bool = True) -> Spec:
+        """Validate plain data; raises InputError that names the first wrong field.
+
+        Without `sources`, settings that were validated before: files that they name (a callable's) need not be there any more.
+        """
         if not isinstance(value, dict):
             raise InputError("study", value, "a mapping of settings (see `isogrid run --help`)")
         try:
-            return cls.model_validate(value)
+            return cls.model_validate(value, context=None if sources else WITHOUT_SOURCES)
         except ValidationError as error:
-            raise _explain(error) from None
+            raise explain(error, Spec, PARTS) from None
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -305,68 +328,31 @@ class Spec(_Part):
         return cls.parse(preset_data(name))
 
 
-def attack_id(attack: Attack) -> str:
-    """The short name of an attack in tables: its name, norm where it has a choice, eps where it has one, domain where not its default.
+PARTS: dict[str, type[BaseModel]] = {
+    "data": DataSpec,
+    "models": ModelSpec,
+    "training": TrainingSpec,
+    "pruning": PruningSpec,
+    "twin": TwinSpec,
+    "attacks": AttackSpec,
+    "transfer": TransferSpec,
+    "blackbox": BlackBoxSpec,
+    "audit": AuditSpec,
+    "tolerance": ToleranceSpec,
+    "optimizer": OptimizerSpec,
+    "early_stop": EarlyStopSpec,
+}
+"""Where a key may stand, by the name of its part: for the nearest accepted name of an unknown one."""
 
-    >>> attack_id(attacks.make({"name": "fgs", "eps": 0.1}))
-    'fgs@0.1'
-    """
-    fields = type(attack).__dataclass_fields__
-    identity = getattr(attack, "label", "") or attack.name  # attacks that wrap something may carry a name of their own
-    if "norm" in fields and attack.threat.name != fields["norm"].default:
-        identity += f"-{attack.threat.name}"
-    if attack.domain != fields["domain"].default:
-        identity += f"-{attack.domain}"
-    return identity if attack.budget is None else f"{identity}@{attack.budget:g}"
-
-
-def read_yaml(path: Path) -> Any:
-    """Plain data of a YAML file; raises InputError where it is missing or no YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise InputError("study", str(path), "the path of an existing YAML file") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError("study", str(path), f"a readable YAML file ({' '.join(str(error).split())})") from None
-
-
-def preset_data(name: str) -> dict[str, Any]:
-    """A preset as plain data, before validation, so that flags can be laid over it."""
-    if name not in PRESETS:
-        raise one_of("preset", name, PRESETS)
-    text = resources.files("isogrid.study").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
-    return data
-
-
-def _explain(error: ValidationError) -> InputError:
-    """The first finding of pydantic as our one line; an unknown key gets the nearest accepted name."""
-    first = error.errors()[0]
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, InputError):
-        return inner
-    where = [part for part in first["loc"] if part not in ("tuple[int, ...]",) and not str(part).startswith(("literal[", "function-"))]
-    field = ".".join(map(str, where)) or "study"
-    if first["type"] == "extra_forbidden":
-        return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in _keys(where[:-1])])
-    accepted = first["msg"].removeprefix("Input should be ")
-    return InputError(field, first.get("input"), accepted[0].lower() + accepted[1:])
-
-
-def _keys(path: list[Any]) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {
-        "data": DataSpec,
-        "models": ModelSpec,
-        "training": TrainingSpec,
-        "pruning": PruningSpec,
-        "twin": TwinSpec,
-        "attacks": AttackSpec,
-        "transfer": TransferSpec,
-        "blackbox": BlackBoxSpec,
-        "audit": AuditSpec,
-        "tolerance": ToleranceSpec,
-        "optimizer": OptimizerSpec,
-        "early_stop": EarlyStopSpec,
-    }
-    kind = next((parts[str(p)] for p in reversed(path) if str(p) in parts), Spec)
-    return list(kind.model_fields)
+__all__ = [
+    "DEFAULT_ATTACKS",
+    "GIVEN",
+    "PRESETS",
+    "AttackSpec",
+    "BlackBoxSpec",
+    "ModelSpec",
+    "Spec",
+    "attack_id",
+    "preset_data",
+    "read_yaml",
+]

@@ -15,7 +15,6 @@ from isogrid.core.files import replacing, save_tensors, write_json, write_text
 from isogrid.engines import Event
 from isogrid.metrics.robustness import attack_metrics, class_accuracy, mean_distance, median_distance, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
-from isogrid.study import cells
 from isogrid.study.audit.study import audit_findings
 from isogrid.study.claims import judge, recommend
 from isogrid.study.evidence import Evidence
@@ -48,13 +47,14 @@ def write_tables(study: Plan, store: Store, failures: Sequence[Event] = ()) -> N
 def frontier_table(study: Plan, levels: Sequence[Level]) -> pd.DataFrame:
     """The tidy table: one row per value."""
     data = {model.spec.title: data_title(model.data) for model in study.models}
+    given = {model.spec.title for model in study.models if model.spec.checkpoints}
     rows: list[tuple[Any, ...]] = []
     for level in levels:
         plan = level.plan
         head = (
             data[plan.model],
             plan.model,
-            study.spec.training.objective,
+            "unknown" if plan.model in given else study.spec.training.objective,
             "",
             plan.method,
             plan.seed,
@@ -125,22 +125,15 @@ def _summary(
     study: Plan, store: Store, grouped: Sequence[Family], evidence: Sequence[Evidence], failures: Sequence[Event]
 ) -> dict[str, Any]:
     spec = study.spec
-    sets = {model.spec.title: cells.load_split(model.data) for model in study.models}
-    first = next(iter(sets.values()))
+    first = store.read(study.models[0].samples).metrics
     return {
         "isogrid": isogrid.__version__,
         "name": spec.name,
-        "data": {
-            "name": spec.data.name,
-            "train": first.train.n,
-            "test": first.test.n,
-            "classes": first.train.classes,
-            "source": first.source,
-        },
-        "seeds": spec.seeds,
+        "data": {"name": spec.data.name} | {name: first[name] for name in ("train", "test", "classes", "source")},
+        "seeds": max(spec.seeds_of(model.spec) for model in study.models),
         "models": [model.spec.title for model in study.models],
         "linear": [model.spec.title for model in study.models if model.linear],
-        "method": spec.pruning.method,
+        "methods": {model.spec.title: spec.method_of(model.spec) for model in study.models},
         "tolerance": spec.tolerance.model_dump(),
         "attacks": [
             {
@@ -236,7 +229,7 @@ def _write_gallery(grouped: Sequence[Family], store: Store) -> None:
     """The stored adversarial examples of the first seed's pruned levels, with the clean images."""
     tensors: dict[str, torch.Tensor] = {}
     for family in grouped:
-        test = cells.load_split(family.model.data).test
+        clean = store.read(family.model.samples).tensors("examples")
         name = family.model.spec.title
         for (seed, number), level in family.pruned.items():
             if seed != 0:
@@ -245,7 +238,7 @@ def _write_gallery(grouped: Sequence[Family], store: Store) -> None:
                 if cell.id in level.attacks and store.read(cell.key).has("examples"):
                     shown = store.read(cell.key).tensors("examples")
                     tensors |= {f"{name}/{number}/{cell.id}/{part}": value for part, value in shown.items()}
-        tensors[f"{name}/clean"], tensors[f"{name}/label"] = test.x[: cells.EXAMPLES], test.y[: cells.EXAMPLES]
+        tensors[f"{name}/clean"], tensors[f"{name}/label"] = clean["x"], clean["label"]
     if tensors:
         save_tensors(store.root / "gallery.safetensors", tensors)
 

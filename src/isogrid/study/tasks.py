@@ -13,14 +13,15 @@ import torch
 
 from isogrid import attacks, models
 from isogrid.attacks.base import as_classifier, check_samples
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import digest
+from isogrid.data import Split
 from isogrid.engines import Task
 from isogrid.sparsity import prunable
 from isogrid.study import cells
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan, TransferPlan
 from isogrid.study.probes import attack_cell, audit_key, audit_task, blackbox_task, expected_gradients, transfer_task
-from isogrid.study.spec import AttackSpec, ModelSpec, Spec, attack_id
+from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, Spec
 from isogrid.study.store import key
 from isogrid.theory import linear_weights
 
@@ -32,7 +33,7 @@ def plan(spec: Spec, root: Path) -> Plan:
     tasks: dict[str, Task] = {}
     transfers: list[TransferPlan] = []
     for model_plan in model_plans:
-        for seed in range(1 if model_plan.spec.checkpoints else spec.seeds):
+        for seed in range(spec.seeds_of(model_plan.spec)):
             for level, new in _levels(spec, model_plan, seed, root):
                 levels.append(level)
                 tasks.update((task.key, task) for task in new if task.key not in tasks)
@@ -53,26 +54,42 @@ def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
     }
     split = cells.load_split(split_config)
     config: dict[str, Any] = {"name": model.name, "source": models.source_digest(model.name)}
-    network = cells.build_model(config, split.train, 0, "cpu")
+    network = cells.build_model(config, split.train.shape, split.train.classes, 0, "cpu")
     if not prunable(network):
         raise InputError("model", model.name, "a network with at least one linear or convolutional layer to prune")
     if model.weights is not None and model.checkpoints:
         raise InputError("weights", model.weights, "either weights or checkpoints")
     files = []
-    for path in (*(() if model.weights is None else (model.weights,)), *model.checkpoints):
-        models.load_weights(network, Path(path), "checkpoints" if model.checkpoints else "weights")
-        files.append((str(Path(path).resolve()), hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]))
+    for given in (*(() if model.weights is None else (model.weights,)), *model.checkpoints):
+        path = Path(given).expanduser().resolve()
+        models.load_weights(network, path, "checkpoints" if model.checkpoints else "weights")
+        files.append((str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]))
     check_samples(split.test.x, split.test.y, split.test.box)
     as_classifier(network.eval(), split.test.x, split.test.y)
+    if spec.blackbox is not None:
+        _check_substitute(spec.blackbox, split)
+    data = split_config | {"digest": digest([split.train.digest(), split.test.digest()])}
     return ModelPlan(
         spec=model,
-        data=split_config | {"digest": digest([split.train.digest(), split.test.digest()])},
+        data=data,
         model=config,
+        samples=key("data", data),
         files=tuple(files),
         linear=len(prunable(network)) == 1 and linear_weights(network, split.test.shape) is not None,
         weights=cells.model_size(network)[0],
         gradient_seconds=_gradient_seconds(network, split.train.x),
     )
+
+
+def _check_substitute(spec: BlackBoxSpec, split: Split) -> None:
+    """Raises InputError where the substitute cannot be built for these data, or has too few samples to start from."""
+    try:
+        network = models.build(spec.model, split.test.shape, split.test.classes)
+        as_classifier(network.eval(), split.test.x, split.test.y)
+    except IsogridError as error:
+        raise InputError("blackbox.model", spec.model, f"a model that fits the data ({error})") from None
+    if spec.seed_samples > split.train.n:
+        raise InputError("blackbox.seed_samples", spec.seed_samples, f"at most the {split.train.n} training samples")
 
 
 def _gradient_seconds(network: torch.nn.Module, x: torch.Tensor) -> float:
@@ -92,8 +109,8 @@ def _gradient_seconds(network: torch.nn.Module, x: torch.Tensor) -> float:
 
 def _levels(spec: Spec, model: ModelPlan, seed: int, root: Path) -> Iterator[tuple[LevelPlan, list[Task]]]:
     """The levels of one seed: the dense reference, the pruned chain, the twin's chain."""
-    rounds = len(model.spec.checkpoints) - 1 if model.spec.checkpoints else spec.pruning.rounds
-    chains: list[tuple[str, int, dict[str, Any]]] = [(spec.pruning.method, rounds, spec.pruning.model_dump(exclude={"rounds"}))]
+    method, rounds = spec.method_of(model.spec), spec.rounds_of(model.spec)
+    chains: list[tuple[str, int, dict[str, Any]]] = [(method, rounds, spec.pruning.model_dump(exclude={"rounds"}))]
     if spec.twin_rounds and not model.spec.checkpoints:
         chains.append(("dense", max(spec.twin_rounds), {"method": "dense"}))
     for method, rounds, pruner in chains:
@@ -145,7 +162,7 @@ def _train_task(
     samples = len(cells.load_split(model.data).train.y)
     task = Task(
         key=cell,
-        label=f"train {model.spec.title} seed {seed} {method} level {level}",
+        label=f"{'train' if given is None else 'read'} {model.spec.title} seed {seed} {method} level {level}",
         function=cells.train,
         arguments={
             "root": str(root),
@@ -174,10 +191,8 @@ def attack_samples(spec: AttackSpec, model: ModelSpec) -> int | None:
 
 def _attack_cells(spec: Spec, model: ModelPlan, trained: str, seed: int, *, twin: bool) -> Iterator[AttackCell]:
     by_threat: dict[tuple[str, str, float | None], list[str]] = {}
-    for entry in spec.attacks:
-        if twin and spec.twin.attacks is not None and entry.name not in spec.twin.attacks:
-            continue
-        for attack in entry.build():
+    for entry in spec.twin_attacks if twin else spec.attacks:
+        for identity, attack in entry.named():
             config = attacks.config_of(attack)
             samples = attack_samples(entry, model.spec)
             earlier = by_threat.setdefault((attack.threat.name, attack.domain, attack.budget), [])
@@ -192,7 +207,7 @@ def _attack_cells(spec: Spec, model: ModelPlan, trained: str, seed: int, *, twin
             }
             if before:
                 content["before"] = list(before)
-            cell = attack_cell(attack, attack_id(attack), key("attack", content), config, samples=samples, before=before)
+            cell = attack_cell(attack, identity, key("attack", content), config, samples=samples, before=before)
             earlier.append(cell.key)
             yield cell
 

@@ -1,0 +1,21 @@
+"""An attack is shown by its label where it has one."""
+
+from __future__ import annotations
+
+import pytest
+
+from isogrid.report.verdicts import attack_name
+
+
+@pytest.mark.parametrize(
+    ("identity", "name", "shown"),
+    [
+        ("pgd@0.1", "pgd", "PGD"),
+        ("pgd-l2@0.5", "pgd", "PGD"),
+        ("strong@0.1", "pgd", "strong"),
+        ("minimise-pgd", "minimise", "minimise-pgd"),
+        ("ddn", "ddn", "DDN"),
+    ],
+)
+def test_a_label_or_the_fields_name(identity, name, shown):
+    assert attack_name({"id": identity, "name": name}) == shown
