@@ -48,7 +48,7 @@ def test_a_callable_stands_in_the_tables_beside_ours(tmp_path: Path) -> None:
     for _, level in frontier.groupby(["method", "level"]):
         rates = dict(zip(level["attack"], level["value"], strict=True))
         assert len(rates) == 2
-        assert rates["mine-linf@0.1"] == pytest.approx(rates["fgs@0.1"])  # one signed step, ours and theirs
+        assert rates["mine@0.1"] == pytest.approx(rates["fgs@0.1"])  # one signed step, ours and theirs
     spec = Spec.parse(TINY | {"attacks": attacks})
     assert missing(plan(spec, tmp_path / "out"), tmp_path / "out") == []
     file.write_text(STEP.replace("x + eps", "x - eps"))
