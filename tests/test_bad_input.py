@@ -150,7 +150,7 @@ def setting_cases() -> list[Case]:
         Case("unknown-nested-key", "run {d}/nested_key.yaml", "key"),
         Case("wrong-type", "run {d}/wrong_type.yaml", "training.epochs"),
         Case("unknown-attack-parameter", "run {d}/attack_key.yaml", "attack fgs"),
-        Case("attack-parameter-of-wrong-type", "run {d}/attack_type.yaml", "attack fgs"),
+        Case("attack-parameter-of-wrong-type", "run {d}/attack_type.yaml", "eps"),
         Case("unwritable-folder", f"{run} --out {{d}}/nets.py/out", "out"),
         Case("unwritable-records", f"{attack} --attacks fgs --out {{d}}/nets.py/out", "out"),
         Case("report-of-nothing", "report {d}/empty", "study"),

@@ -67,4 +67,4 @@ def test_the_yaml_recipe_runs(
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     attacks = yaml.safe_load(recipe("In a study's YAML", "yaml"))["attacks"]
     frontier = run(tmp_path / "out", attacks).frontier()
-    assert {"fgs@0.1", "foolbox-pgd-linf@0.05", "foolbox-pgd-linf@0.1", "torchattacks-cw"} <= set(frontier["attack"])
+    assert {"fgs@0.1", "foolbox-pgd@0.05", "foolbox-pgd@0.1", "torchattacks-cw"} <= set(frontier["attack"])
