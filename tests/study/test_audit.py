@@ -28,16 +28,28 @@ N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, Tensor, Tensor]:
     """A small network with a dropout layer, trained on three overlapping clouds."""
+    return fitted(CLASSES, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def binary() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """The same for two clouds, with one logit."""
+    return fitted(2, 1)
+
+
+def fitted(classes: int, outputs: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     g = generator(0, "audit test")
-    y = torch.arange(N) % CLASSES
-    centres = 0.5 + 0.12 * torch.randn(CLASSES, INPUTS, generator=g)
+    y = torch.arange(N) % classes
+    centres = 0.5 + 0.12 * torch.randn(classes, INPUTS, generator=g)
     x = (centres[y] + 0.06 * torch.randn(N, INPUTS, generator=g)).clamp(0, 1)
-    net = nn.Sequential(nn.Linear(INPUTS, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, CLASSES)).eval()
+    net = nn.Sequential(nn.Linear(INPUTS, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, outputs)).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
     for _ in range(400):  # plain gradient descent
-        gradients = torch.autograd.grad(nn.functional.cross_entropy(net(x), y), list(net.parameters()))
+        z = net(x)
+        loss = nn.functional.cross_entropy(nn.functional.pad(z, (1, 0)) if outputs == 1 else z, y)
+        gradients = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(net.parameters(), gradients, strict=True):
                 parameter -= 0.5 * gradient
@@ -138,6 +150,19 @@ def test_silent_on_an_honest_network(attacks: tuple[Attack, ...], trained: tuple
     assert audit_model(net, x, y, attacks, eps=EPS) == []
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def both(z: Tensor) -> Tensor:
+    """One logit as two."""
+    return torch.cat([-z, z], 1)
+
+
+def test_a_binary_model_is_judged_by_its_one_logit(binary: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = binary
+    for honest in (net, Then(net, after=both)):
+        assert {finding.code for finding in audit_model(honest, x, y, (PGD(eps=0.1),))} <= {"IG002"}
+    for dead in (collapse(net), Then(collapse(net), after=both)):
+        assert "IG010" in {finding.code for finding in audit_model(dead, x, y, (PGD(eps=0.1),))}
 
 
 def test_audit_is_repeatable_and_checks_its_input(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:

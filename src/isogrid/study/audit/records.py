@@ -56,14 +56,16 @@ class CleanRecord:
         """
         z64 = z.detach().double().cpu()
         spread = float((z64 - z64.mean()).abs().max())
-        constant = (z64 == z64[:1]).all(0) if len(z64) > 1 else z64[0] != z64[0]
+        constant = int((z64 == z64[:1]).all(0).sum()) if len(z64) > 1 else 0
+        classes = z64.shape[1]
         return cls(
             label=y.cpu().numpy(),
             prediction=z64.argmax(1).numpy(),
             margin=margin(z64, y.cpu()).numpy(),
             probabilities=bool((z64 >= 0).all()) and bool(((z64.sum(1) - 1).abs() < PROBABILITY_SLACK).all()),
             repeat_difference=None if again is None else float((again.detach().double().cpu() - z64).abs().max()) / max(spread, 1e-300),
-            **({"dead_outputs": int(constant.sum())} | rest),
+            # of two classes one live output is enough, as in `live_outputs`: a single logit z stands for (0, z)
+            **({"dead_outputs": constant if classes > 2 or constant == classes else 0} | rest),
         )
 
 
