@@ -104,6 +104,7 @@ BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, 
     "steep steps: tiny gradients": ("IG001", lambda net: Then(net, steep), ()),
     "logits times 100": ("IG002", lambda net: Then(net, after=lambda z: 100 * z), ()),
     "softmax at the end": ("IG003", lambda net: Then(net, after=lambda z: z.softmax(1)), ()),
+    "a sigmoid per class": ("IG003", lambda net: Then(net, after=lambda z: torch.sigmoid(z + 1)), ()),
     "noise inside": ("IG004", Noisy, (PGD(eps=EPS), Noise(eps=EPS))),
     "functional dropout": ("IG004", dropping, (PGD(eps=EPS), Noise(eps=EPS))),
     "quantised inputs: hopskipjump wins": ("IG005", lambda net: Then(net, quantised), ()),
@@ -163,6 +164,14 @@ def test_a_binary_model_is_judged_by_its_one_logit(binary: tuple[nn.Sequential, 
         assert {finding.code for finding in audit_model(honest, x, y, (PGD(eps=0.1),))} <= {"IG002"}
     for dead in (collapse(net), Then(collapse(net), after=both)):
         assert "IG010" in {finding.code for finding in audit_model(dead, x, y, (PGD(eps=0.1),))}
+
+
+def test_a_sigmoid_at_the_end_of_a_binary_model_is_no_logit(binary: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = binary
+    for outputs in (torch.sigmoid, lambda z: torch.sigmoid(both(z) + 1)):
+        assert "IG003" in {finding.code for finding in audit_model(Then(net, after=outputs), x, y, (PGD(eps=0.1),))}
+    constant = CleanRecord.of_logits(torch.tensor([[0.2, 0.7]]).expand(5, 2), y[:5])
+    assert not constant.probabilities  # a collapsed level is another finding
 
 
 def test_audit_is_repeatable_and_checks_its_input(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:

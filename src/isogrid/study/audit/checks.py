@@ -66,7 +66,7 @@ def float32_saturation(inputs: LevelInputs) -> Details:
 def probabilities(inputs: LevelInputs) -> Details:
     """Outputs that are probabilities."""
     if inputs.clean.probabilities:
-        yield "every row of the model's output is nonnegative and sums to 1"
+        yield "every output of the model lies between 0 and 1, as those of a softmax or a sigmoid do"
 
 
 def randomised(inputs: LevelInputs) -> Details:

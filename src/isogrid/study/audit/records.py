@@ -24,10 +24,10 @@ PROBABILITY_SLACK = 1e-4
 class CleanRecord:
     """One level on its clean samples.
 
-    label, prediction [N]: classes. margin [N]: z_y - max other. probabilities: every row of logits is >= 0 and sums to 1. dead_outputs:
-    class outputs without a live path. repeat_difference: the largest |z - z'| of two evaluations over the spread of z (None: not
-    evaluated twice). reach [N]: margin / ||grad margin||_2 over the diagonal of the box, inf where the gradient is 0 (None: not
-    measured). training: names of the modules that were in train mode though they behave differently there.
+    label, prediction [N]: classes. margin [N]: z_y - max other. probabilities: the outputs are a softmax's or sigmoids'.
+    dead_outputs: class outputs without a live path. repeat_difference: the largest |z - z'| of two evaluations over the spread of z
+    (None: not evaluated twice). reach [N]: margin / ||grad margin||_2 over the diagonal of the box, inf where the gradient is 0 (None:
+    not measured). training: names of the modules that were in train mode though they behave differently there.
     """
 
     label: NDArray[np.int64]
@@ -62,11 +62,18 @@ class CleanRecord:
             label=y.cpu().numpy(),
             prediction=z64.argmax(1).numpy(),
             margin=margin(z64, y.cpu()).numpy(),
-            probabilities=bool((z64 >= 0).all()) and bool(((z64.sum(1) - 1).abs() < PROBABILITY_SLACK).all()),
+            probabilities=_probabilities(z64),
             repeat_difference=None if again is None else float((again.detach().double().cpu() - z64).abs().max()) / max(spread, 1e-300),
             # of two classes one live output is enough, as in `live_outputs`: a single logit z stands for (0, z)
             **({"dead_outputs": constant if classes > 2 or constant == classes else 0} | rest),
         )
+
+
+def _probabilities(z: Tensor) -> bool:
+    """Whether outputs [N, C] are a softmax's or sigmoids'. Logits of both signs never are; constant ones come of a collapsed level."""
+    softmax = bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < PROBABILITY_SLACK).all())
+    sigmoids = bool(((z >= 0) & (z <= 1)).all()) and bool((z != z[:1]).any())
+    return softmax or sigmoids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ RULES: Final[tuple[Rule, ...]] = (
         code="IG003",
         severity="error",
         title="probabilities instead of logits",
-        remedy="Remove the softmax from the end of the model: return logits.",
+        remedy="Remove the softmax or sigmoid from the end of the model: return logits.",
         check=checks.probabilities,
         applies=checks.always,
     ),
