@@ -111,7 +111,7 @@ BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, 
     "steep steps: hopskipjump wins": ("IG005", lambda net: Then(net, steep), ()),
     "steps too few": ("IG006", lambda net: net, (PGD(eps=EPS, steps=3, rel_step=0.08, random_start=False),)),
     "quantised inputs: budget does not help": ("IG007", lambda net: Then(net, quantised), (PGD(eps=EPS, random_start=False),)),
-    "logits of 1e-7": ("IG008", lambda net: Then(net, after=lambda z: 1e-7 * z), ()),
+    "logits beside an offset of 1e7": ("IG008", lambda net: Then(net, after=lambda z: z + 1e7), ()),
     "deepfool without gradients": ("IG009", lambda net: Then(net, quantised), (DeepFool(),)),
     "a dead last layer": ("IG010", collapse, ()),
     "a budget that breaks all": ("IG011", lambda net: net, (PGD(eps=0.3), Noise(eps=0.3))),
@@ -174,6 +174,17 @@ def test_a_sigmoid_at_the_end_of_a_binary_model_is_no_logit(binary: tuple[nn.Seq
     assert not constant.probabilities  # a collapsed level is another finding
 
 
+@pytest.mark.parametrize("power", [-24, 0, 20])
+def test_a_tie_is_one_in_any_unit_of_the_logits(power: int, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    """A power of two changes no bit of a prediction; a masked class, however far below, decides none."""
+    net, x, y = trained
+    masked = Then(net, after=lambda z: nn.functional.pad(z, (0, 1), value=-1e9))
+    for model, ties in ((net, False), (masked, False), (BUILT["logits beside an offset of 1e7"][1](net), True)):
+        scaled = Then(model, after=lambda z: z * 2.0**power)
+        clean = CleanRecord.of_logits(scaled(x), y)
+        assert ("IG008" in {finding.code for finding in audit_level(LevelInputs(clean=clean))}) == ties
+
+
 def test_audit_is_repeatable_and_checks_its_input(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     net, x, y = trained
     model = Then(net, quantised)
@@ -197,7 +208,8 @@ def test_a_transfer_attack_that_wins(trained: tuple[nn.Sequential, Tensor, Tenso
 
 def clean(margin: np.ndarray | None = None, **rest: object) -> CleanRecord:
     label = np.arange(200) % 2
-    return CleanRecord(label=label, prediction=label, margin=np.ones(200) if margin is None else margin, **rest)  # type: ignore[arg-type]
+    values = {"label": label, "prediction": label, "margin": np.ones(200) if margin is None else margin, "rounding": 2.0**-23}
+    return CleanRecord(**(values | rest))  # type: ignore[arg-type]
 
 
 def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: float = 0.1, ran: int = 200, **rest: object) -> AttackRecord:
@@ -278,7 +290,7 @@ def test_records_growth() -> None:
 
 
 def test_records_margins_failures_saturation() -> None:
-    tie = np.where(np.arange(200) < 3, 1e-6, 1.0)
+    tie = np.where(np.arange(200) < 3, 1e-7, 1.0)
     assert codes(given=clean(tie)) == {"IG008"}
     assert codes(record(100, margin=tie)) == {"IG008"}
     assert codes(record(200, eps=None, margin=tie)) == set()  # a minimum-norm candidate lies at the boundary by design
@@ -335,6 +347,7 @@ def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(tr
             label=frame["label"].to_numpy(),
             prediction=frame["prediction"].to_numpy(),
             margin=frame["margin"].to_numpy(),
+            rounding=metrics["rounding"],
             repeat_difference=metrics["repeat_difference"],
             reach=frame["reach"].to_numpy(),
         )

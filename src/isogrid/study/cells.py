@@ -129,6 +129,7 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
         "dead_outputs": int((~live).sum()),
         "constant": constant,
         "collapsed": constant or not bool(live.all()),
+        "rounding": seen.rounding,
         "probabilities": seen.probabilities,
         "repeat_difference": seen.repeat_difference if math.isfinite(seen.repeat_difference or 0.0) else None,
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 from isogrid.core.errors import InputError
 from isogrid.core.files import digest, load_tensors, read_json, replacing_folder, save_tensors, write_json
 
-SCHEMA = 4
+SCHEMA = 5
 """Part of every key: raised whenever the meaning of a cell changes, so that old cells are never taken for new ones."""
 
 

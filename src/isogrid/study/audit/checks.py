@@ -17,8 +17,9 @@ MANY: Final = 0.01
 """A share of samples above which a finding counts, and at least two samples where one could be chance."""
 SATURATION_GAP: Final = 16.6
 """log(2^24): at this logit gap 1 - p_y rounds to 0 in float32, and the plain cross-entropy has no gradient left."""
-TINY_MARGIN: Final = 1e-5
-"""Below this, batch size and device decide on which side of the boundary a sample lies."""
+TIE: Final = 8
+"""Below so many units in the last place of the level's logits, batch size and device decide on which side of the boundary a sample lies:
+about 1e-5 at logits of 10 in float32."""
 RANDOM_DIFFERENCE: Final = 1e-4
 SHORTER: Final = 0.95
 """A median distance counts as beaten below this share of it."""
@@ -157,9 +158,9 @@ def tiny_margins(inputs: LevelInputs) -> Details:
     """Verdicts that rest on a margin within rounding: clean ones, and those of fixed-budget attacks."""
 
     def judge(what: str, margin: Floats, among: Bools) -> Details:
-        small, total = int((np.abs(margin[among]) < TINY_MARGIN).sum()), int(among.sum())
+        small, total = int((np.abs(margin[among]) <= TIE * inputs.clean.rounding).sum()), int(among.sum())
         if _many(small, total):
-            yield f"{what}: {_of(small, total)} samples lie within {TINY_MARGIN:g} of a tie"
+            yield f"{what}: {_of(small, total)} samples lie within {TIE} units in the last place of a tie"
 
     yield from judge("clean samples", inputs.clean.margin, np.ones(len(inputs.clean.margin), bool))
     for record in inputs.attacks:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -24,7 +25,8 @@ PROBABILITY_SLACK = 1e-4
 class CleanRecord:
     """One level on its clean samples.
 
-    label, prediction [N]: classes. margin [N]: z_y - max other. probabilities: the outputs are a softmax's or sigmoids'.
+    label, prediction [N]: classes. margin [N]: z_y - max other. rounding: the unit in the last place of the largest logit that a margin
+    is a difference of, over all samples. probabilities: the outputs are a softmax's or sigmoids'.
     dead_outputs: class outputs without a live path. repeat_difference: the largest |z - z'| of two evaluations over the spread of z
     (None: not evaluated twice). reach [N]: margin / ||grad margin||_2 over the diagonal of the box, inf where the gradient is 0 (None:
     not measured). training: names of the modules that were in train mode though they behave differently there.
@@ -33,6 +35,7 @@ class CleanRecord:
     label: NDArray[np.int64]
     prediction: NDArray[np.int64]
     margin: Floats
+    rounding: float
     probabilities: bool = False
     dead_outputs: int = 0
     repeat_difference: float | None = None
@@ -58,10 +61,15 @@ class CleanRecord:
         spread = float((z64 - z64.mean()).abs().max())
         constant = int((z64 == z64[:1]).all(0).sum()) if len(z64) > 1 else 0
         classes = z64.shape[1]
+        gap = margin(z64, y.cpu())
+        own = z64.gather(1, y.cpu()[:, None]).squeeze(1)
+        # a logit that no margin looks at, as that of a class masked with -1e9, says nothing of how well the others are rounded
+        largest = torch.maximum(own.abs(), (own - gap).abs()).nan_to_num(0.0, posinf=0.0)
         return cls(
             label=y.cpu().numpy(),
             prediction=z64.argmax(1).numpy(),
-            margin=margin(z64, y.cpu()).numpy(),
+            margin=gap.numpy(),
+            rounding=float(largest.max()) * torch.finfo(z.dtype).eps,
             probabilities=_probabilities(z64),
             repeat_difference=None if again is None else float((again.detach().double().cpu() - z64).abs().max()) / max(spread, 1e-300),
             # of two classes one live output is enough, as in `live_outputs`: a single logit z stands for (0, z)

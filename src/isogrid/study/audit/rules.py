@@ -143,7 +143,8 @@ RULES: Final[tuple[Rule, ...]] = (
         code="IG008",
         severity="warning",
         title="margins too small to trust",
-        remedy="These verdicts change with batch size, device and precision: evaluate in float64, or scale the logits up.",
+        remedy="These verdicts change with batch size, device and precision: evaluate in float64, and take out of the logits what all "
+        "classes have in common.",
         check=checks.tiny_margins,
         applies=checks.always,
     ),

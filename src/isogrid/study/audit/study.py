@@ -44,6 +44,7 @@ def _inputs(level: Level) -> LevelInputs:
         label=clean["label"].to_numpy(),
         prediction=clean["prediction"].to_numpy(),
         margin=clean["margin"].to_numpy(),
+        rounding=level.metrics["rounding"],
         probabilities=level.metrics["probabilities"],
         repeat_difference=level.metrics["repeat_difference"],
         reach=clean["reach"].to_numpy(),
