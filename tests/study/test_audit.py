@@ -334,7 +334,8 @@ def test_findings_are_plain_data() -> None:
     [finding] = audit_level(LevelInputs(clean=clean(probabilities=True)))
     assert isinstance(finding, Finding)
     assert finding.severity == "error"
-    assert set(dataclasses.asdict(finding)) == {"code", "severity", "title", "detail", "remedy", "model", "method", "level"}
+    names = {"code", "severity", "title", "detail", "remedy", "about", "share", "model", "method", "level"}
+    assert set(dataclasses.asdict(finding)) == names
 
 
 def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(trained):

@@ -19,7 +19,8 @@ Severity = Literal["info", "warning", "error"]
 class Finding:
     """One thing that a reviewer would hold against the figures of a level, and what to do about it.
 
-    code: IG001 ... ; severity: "error" (the figures cannot be used), "warning" (they may mislead), "info". model, method, level: where.
+    code: IG001 ... ; severity: "error" (the figures cannot be used), "warning" (they may mislead), "info". about: the attack or threat
+    model ("" for the level itself); share: how much of it, 0 to 1. model, method, level: where.
     """
 
     code: str
@@ -27,6 +28,8 @@ class Finding:
     title: str
     detail: str
     remedy: str
+    about: str = ""
+    share: float = 0.0
     model: str = ""
     method: str = ""
     level: int | None = None
@@ -34,13 +37,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A finding in waiting: `check(inputs)` yields one detail per occurrence; `applies(inputs)`: there was something to judge."""
+    """A finding in waiting: `check(inputs)` yields its occurrences; `applies(inputs)`: there was something to judge."""
 
     code: str
     severity: Severity
     title: str
     remedy: str
-    check: Callable[[LevelInputs], checks.Details]
+    check: Callable[[LevelInputs], checks.Occurrences]
     applies: Callable[[LevelInputs], bool]
 
 
@@ -58,14 +61,16 @@ def audit_level(inputs: LevelInputs) -> list[Finding]:
             code=rule.code,
             severity=rule.severity,
             title=rule.title,
-            detail=detail,
+            detail=found.text,
             remedy=rule.remedy,
+            about=found.about,
+            share=found.share,
             model=inputs.model,
             method=inputs.method,
             level=inputs.level,
         )
         for rule in RULES
-        for detail in rule.check(inputs)
+        for found in rule.check(inputs)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The audit of a whole study: the rules of `study.audit` over every level's records, and what its probes found, told once each."""
+"""The audit of a whole study: the rules of `study.audit` over every level's records and what its probes found, told once each."""
 
 from __future__ import annotations
 
@@ -14,24 +14,36 @@ from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
 from isogrid.study.audit.rules import audit_level
 from isogrid.study.levels import Attacked, Family, Level
 
+GRAVITY = {"error": 0, "warning": 1, "info": 2}
+
 
 def audit_findings(grouped: Sequence[Family]) -> list[dict[str, Any]]:
-    """Findings of all levels and seeds; one entry per (code, model, method) with the levels it was found on, the first one's detail."""
-    merged: dict[tuple[str, str, str], dict[str, Any]] = {}
+    """The findings of all levels and seeds, the gravest first: one entry per code, model, method and attack or threat model.
+
+    Each says on which `levels` and in which `seeds` it was found, and tells the worst one: its `detail`, with its `level` and `seed`.
+    """
+    merged: dict[tuple[str, ...], dict[str, Any]] = {}
+    for level in _every(grouped):
+        for finding in _of_level(level):
+            place = tuple(finding[name] for name in ("code", "model", "method", "about"))
+            before = merged.get(place, finding | {"levels": [], "seeds": []})
+            worst = finding if finding["share"] > before["share"] else before
+            merged[place] = worst | {
+                "levels": sorted({*before["levels"], level.plan.level}),
+                "seeds": sorted({*before["seeds"], level.plan.seed}),
+            }
+    return sorted(merged.values(), key=lambda f: (GRAVITY[f["severity"]], f["code"], f["model"], f["method"], f["about"]))
+
+
+def _every(grouped: Sequence[Family]) -> Iterator[Level]:
     for family in grouped:
-        for source in (family.pruned, family.twin):
-            for level in source.values():
-                for finding in _of_level(level):
-                    place = (finding["code"], finding["model"], finding["method"])
-                    entry = merged.setdefault(place, finding | {"levels": []})
-                    entry["levels"] = sorted({*entry["levels"], level.plan.level})
-    for entry in merged.values():
-        entry["level"] = entry["levels"][0]
-    return sorted(merged.values(), key=lambda f: ({"error": 0, "warning": 1, "info": 2}[f["severity"]], f["code"], f["model"], f["method"]))
+        yield from family.pruned.values()
+        yield from family.twin.values()
 
 
 def _of_level(level: Level) -> Iterator[dict[str, Any]]:
-    where = {"model": level.plan.model, "method": level.plan.method, "level": level.plan.level}
+    plan = level.plan
+    where = {"model": plan.model, "method": plan.method, "level": plan.level, "seed": plan.seed}
     for finding in audit_level(_inputs(level)):
         yield asdict(finding) | where
     for probed in level.probed:
