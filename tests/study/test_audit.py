@@ -9,15 +9,32 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_wine
 from torch import Tensor, nn
 
-from isogrid.attacks import PGD, Attack, DeepFool, HopSkipJump, Noise, Transfer
+from isogrid.attacks import (
+    DDN,
+    FGS,
+    PGD,
+    Attack,
+    AutoAttack,
+    DeepFool,
+    Ensemble,
+    HopSkipJump,
+    Minimise,
+    Noise,
+    Square,
+    Transfer,
+    Wrapped,
+    minimise,
+)
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
 from isogrid.data import Samples
 from isogrid.study.audit.model import audit_model
 from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.roles import role_of
 from isogrid.study.audit.rules import RULES, Finding, audit_level, verdicts
 from isogrid.study.cells import evaluate
 from isogrid.study.records import outcome_frame
@@ -142,15 +159,73 @@ def test_every_rule_has_a_model_that_shows_it() -> None:
     assert len({rule.code for rule in RULES}) == len({rule.title for rule in RULES}) == len(RULES)
 
 
-@pytest.mark.parametrize(
-    "attacks", [(), (PGD(eps=EPS, norm="linf"), PGD(eps=0.15, norm="l2"), HopSkipJump(norm="linf", queries=600), DeepFool(candidates=None))]
-)
+AUTOATTACK = AutoAttack(eps=EPS, steps=20, queries=500)
+HONEST: dict[str, tuple[Attack, ...]] = {
+    "none": (),
+    "many": (PGD(eps=EPS, norm="linf"), PGD(eps=0.15, norm="l2"), HopSkipJump(norm="linf", queries=600), DeepFool(candidates=None)),
+    "single steps and an ensemble": (FGS(eps=EPS), AUTOATTACK),
+}
+
+
+@pytest.mark.parametrize("attacks", HONEST.values(), ids=HONEST)
 def test_silent_on_an_honest_network(attacks: tuple[Attack, ...], trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     net, x, y = trained
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert audit_model(net, x, y, attacks, eps=EPS) == []
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def test_deepfool_alone_is_no_evidence_of_masking() -> None:
+    """On tables it stops far beyond the nearest boundary, without a box above all."""
+    x, y = (torch.tensor(part) for part in load_wine(return_X_y=True))
+    low, high = x.amin(0), x.amax(0)
+    x, net = ((x - low) / (high - low)).float(), nn.Sequential(nn.Linear(13, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    g = generator(0, "wine")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=g) / parameter.shape[-1] ** 0.5)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x[::2]), y[::2]).backward()
+        optimizer.step()
+    findings = audit_model(net, x[1::2], y[1::2], (DeepFool(), DDN(), FGS(eps=0.1)))
+    assert {finding.code for finding in findings} <= {"IG002", "IG011"}
+
+
+@pytest.mark.parametrize("attack", [AUTOATTACK, Minimise(attack=Square(eps=EPS, queries=500)), FGS(eps=EPS)], ids=lambda a: a.name)
+def test_no_attack_hides_masked_gradients(attack: Attack, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    """What is or contains a gradient-free attack is no proof that gradients do as well."""
+    net, x, y = trained
+    with_pgd = () if attack.budget is not None else (PGD(eps=EPS),)
+    assert "IG005" in {finding.code for finding in audit_model(Then(net, quantised), x, y, (*with_pgd, attack))}
+
+
+def test_the_role_of_an_attack_follows_from_its_parts() -> None:
+    fgs, pgd, square = FGS(eps=EPS), PGD(eps=EPS), Square(eps=EPS)
+    assert [role_of(a) for a in (fgs, pgd, square)] == ["weak", "strong", "gradient-free"]
+    assert [minimise(a).gradient_free for a in (pgd, square)] == [False, True]
+    for parts, role in (((fgs,), "weak"), ((fgs, pgd), "strong"), ((square, Noise(eps=EPS)), "gradient-free"), ((pgd, square), "mixed")):
+        ensemble = Ensemble(attacks=parts)
+        assert role_of(ensemble) == role_of(minimise(ensemble)) == role
+        assert ensemble.gradient_free == (role == "gradient-free")
+
+
+def test_a_function_that_asks_for_no_gradient_is_gradient_free(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+
+    def noise(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + 0.01 * torch.randn_like(x)
+
+    def step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        return x + 0.01 * torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y), leaf)[0].sign()
+
+    for function, role in ((noise, "gradient-free"), (step, "weak")):
+        attack = Wrapped(function=function, norm="linf", eps=EPS)
+        frame = outcome_frame(attack(net, x, y))
+        assert AttackRecord.of_columns(attack, "mine", {c: frame[c] for c in frame.columns}, N).role == role
 
 
 def both(z: Tensor) -> Tensor:
@@ -223,7 +298,7 @@ def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: fl
         "norm": "linf",
         "domain": "box",
         "eps": eps,
-        "gradient_free": free,
+        "role": "gradient-free" if free else "strong",
         "correct": np.ones(200, bool),
         "success": success,
         "robust": ~success,
@@ -262,6 +337,39 @@ def test_records_gradient_free_wins_at_equal_budgets_only() -> None:
     assert codes(white, record(150, free=True, domain="free")) == set()
     assert codes(white, record(150, attack="pgd-2"), record(150, free=True)) == set()  # the envelope of white-box attacks counts
     assert codes(record(100, ran=100), record(150, free=True)) - {"IG011"} == set()  # other samples are no comparison
+
+
+def test_records_a_weak_attack_has_successes_and_proves_nothing_by_its_failures() -> None:
+    wins = record(150, free=True)
+    weak, mixed = record(100, role="weak"), record(100, role="mixed")
+    assert codes(weak, wins) == codes(mixed, wins) == codes(weak, mixed, wins) == set()
+    assert codes(weak, record(100), wins) == {"IG005"}
+    assert codes(record(150, role="weak"), record(100), wins) == set()  # a gradient found them, whichever
+    assert codes(record(150, role="mixed"), record(100), wins) == {"IG005"}  # nobody knows what found them
+    assert codes(record(200, eps=None, role="weak", size=1.0), record(200, eps=None, size=0.5, free=True)) == set()
+
+
+def test_records_attacks_on_survivors_count_where_they_ran() -> None:
+    index = np.arange(200)
+
+    def survivors(broken: int) -> AttackRecord:
+        success = (index >= 100) & (index < broken)
+        rest = {"success": success, "distance": np.where(index < 100, np.nan, np.where(success, 0.1, np.inf))}
+        return record(broken, reported=False, **rest)
+
+    fgs = record(100, role="weak")
+    assert codes(fgs, survivors(150), record(150, free=True)) == set()
+    assert codes(fgs, survivors(150), record(160, free=True)) == {"IG005"}
+    assert codes(survivors(200)) == set()  # it has no figure that could be saturated
+
+
+def test_records_a_success_in_the_box_is_one_without_it() -> None:
+    wins, free = record(150, free=True), {"domain": "free"}
+    assert codes(record(100, **free), record(150, role="weak"), record(150, free=True, **free)) == set()
+    assert codes(record(100, **free), wins) == {"IG005"}  # a box is no handicap that one could blame
+    assert codes(record(100), record(150, free=True, **free)) == set()  # without it one may well do better
+    near, far = record(200, eps=None, size=0.5), record(200, eps=None, size=1.0, **free)
+    assert codes(near, far, record(200, eps=None, size=0.5, free=True, **free)) == set()
 
 
 def test_records_distances() -> None:

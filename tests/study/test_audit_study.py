@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isogrid.attacks import config_of, make
 from isogrid.study.audit.study import audit_findings
-from isogrid.study.levels import Family, Level
+from isogrid.study.levels import Attacked, Family, Level
 from isogrid.study.plans import LevelPlan
+from isogrid.study.probes import attack_cell
+from isogrid.study.spec import attack_id
 
 N = 200
 KINDS = {"progressive": "pruned", "dense": "twin"}
 
 
-def level(number: int, seed: int = 0, *, method: str = "progressive", probed: Any = (), **clean: Any) -> Level:
+def attacked(config: dict[str, Any], broken: int, *, rows: Sequence[int] = range(N), before: tuple[str, ...] = ()) -> tuple[Any, Attacked]:
+    """An attack, planned and finished, on `rows` of the 200 correct samples, of which it turned those below `broken`."""
+    made = make(config)
+    cell = attack_cell(made, attack_id(made), "", config_of(made), before=before)
+    index = np.asarray(rows)
+    success = index < broken
+    records = pd.DataFrame(
+        {
+            "sample": index,
+            "label": index % 2,
+            "clean": index % 2,
+            "adversarial": np.where(success, 1 - index % 2, index % 2),
+            "success": success,
+            "distance": np.where(success, made.budget or 1.0, np.inf),
+            "margin": np.where(success, -1.0, 1.0),
+            "zero_gradient": np.zeros(len(index), bool),
+            "forwards": np.ones(len(index), int),
+            "backwards": np.full(len(index), 0 if made.gradient_free else 1),
+        }
+    )
+    told = {name: getattr(cell, name) for name in ("id", "norm", "domain", "eps", "gradient_free")}
+    return cell, Attacked(**told, name=config["name"], partial=bool(before), records=records)
+
+
+def level(number: int, seed: int = 0, *attacks: Any, method: str = "progressive", probed: Any = (), **clean: Any) -> Level:
     """One finished level with healthy clean samples, but for `clean`."""
     frame = pd.DataFrame({"label": np.arange(N) % 2, "prediction": np.arange(N) % 2, "margin": np.ones(N), "reach": np.full(N, 0.1)})
     metrics = {"sparsity": 0.1 * number, "rounding": 2.0**-23, "probabilities": False, "repeat_difference": 0.0, "dead_outputs": 0}
+    cells = tuple(cell for cell, _ in attacks)
     return Level(
-        plan=LevelPlan(model="net", method=method, seed=seed, level=number, train="", attacks=(), theory=None, audit=None),
+        plan=LevelPlan(model="net", method=method, seed=seed, level=number, train="", attacks=cells, theory=None, audit=None),
         metrics=metrics,
         clean=frame.assign(**clean),
-        attacks={},
+        attacks={found.id: found for _, found in attacks},
         theory=[],
         probed=list(probed),
     )
@@ -65,3 +94,25 @@ def test_findings_about_different_attacks_stay_apart() -> None:
     ]
     found = audit_findings(families(level(0, 0, probed=probed), level(4, 0, probed=probed[:1])))
     assert [(f["about"], f["levels"]) for f in found] == [("cw", [0]), ("pgd@0.1", [0, 4])]
+
+
+FGS, APGD, SQUARE = ({"name": name, "eps": 0.1} for name in ("fgs", "apgd-t", "square"))
+
+
+def found_codes(*attacks: Any) -> set[str]:
+    return {finding["code"] for finding in audit_findings(families(level(0, 0, *attacks)))}
+
+
+def test_what_an_attack_on_survivors_breaks_is_broken_by_gradients() -> None:
+    fgs, wins = attacked(FGS, 100), attacked(SQUARE, 150)
+    assert found_codes(fgs, attacked(APGD, 150, rows=range(100, N), before=("",)), wins) == set()
+    assert found_codes(fgs, attacked(APGD, 140, rows=range(100, N), before=("",)), wins) == {"IG005"}
+
+
+def test_a_study_is_not_accused_where_no_strong_attack_was_run() -> None:
+    wins = attacked(SQUARE, 150)
+    auto = attacked({"name": "autoattack", "eps": 0.1}, 120)
+    assert found_codes(attacked(FGS, 100), wins) == found_codes(auto, wins) == set()
+    assert found_codes(attacked({"name": "pgd", "eps": 0.1}, 120), auto, wins) == {"IG005"}
+    distances = [attacked({"name": name, "domain": "free"} | rest, 200) for name, rest in (("deepfool", {}), ("hopskipjump", {}))]
+    assert found_codes(*distances) == set()

@@ -52,6 +52,11 @@ class Minimise(Attack):
         require("tolerance", self.tolerance, 0 < self.tolerance < 1, "a number between 0 and 1")
 
     @property
+    def gradient_free(self) -> bool:  # type: ignore[override]
+        """It is what its attack is."""
+        return self.attack.gradient_free
+
+    @property
     def budget(self) -> float | None:
         return None
 

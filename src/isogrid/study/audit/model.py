@@ -16,6 +16,7 @@ from isogrid.attacks.base import Attack, as_classifier, batch_rows, check_sample
 from isogrid.attacks.pgd import PGD
 from isogrid.core.norms import L2, Norm
 from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.roles import role_of
 from isogrid.study.audit.rules import Finding, audit_level
 from isogrid.study.records import outcome_frame
 from isogrid.study.spec import attack_id
@@ -43,9 +44,10 @@ def audit_model(
     """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: the findings of `audit_level`, from probes that it runs itself.
 
     `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
-    their threat models, noise and HopSkipJump where no gradient-free attack is among them, every iterative white-box attack at
-    twice its steps, and the first fixed-budget one of each norm at budgets growing until they span the box. An empty list means that
-    no rule fired, not that the model is robust. Raises InputError and ModelError as an attack does.
+    their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
+    attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
+    they span the box. An empty list means that no rule fired, not that the model is robust.
+    Raises InputError and ModelError as an attack does.
     Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)).train()
@@ -63,13 +65,15 @@ def audit_model(
     clean = CleanRecord.of_logits(first, y, again, reach=reach, training=training)
     chosen = tuple(attacks) or (PGD(eps=eps, loss="margin"),)
 
-    def run(attack: Attack, budget: float | None = None) -> AttackRecord:
+    def run(attack: Attack, budget: float | None = None, *, reported: bool = False) -> AttackRecord:
         override = None if budget is None else x.new_full((len(y),), budget)
         outcome = attack(model, x, y, seed=seed, box=box, budget=override)
         frame = outcome_frame(outcome)
-        return AttackRecord.of_columns(attack, attack_id(attack), {c: frame[c] for c in frame.columns}, len(y), eps=budget)
+        columns = {c: frame[c] for c in frame.columns}
+        return AttackRecord.of_columns(attack, attack_id(attack), columns, len(y), eps=budget, reported=reported)
 
-    records = {attack: run(attack) for attack in (*chosen, *_floor(chosen))}
+    ours = (*comparators(chosen), *_floor(chosen))
+    records = {attack: run(attack, reported=True) for attack in chosen} | {attack: run(attack) for attack in ours if attack not in chosen}
     doubles = {attack: double for attack in chosen if (double := _doubled(attack)) is not None}
     inputs = LevelInputs(
         model=name,
@@ -78,7 +82,8 @@ def audit_model(
         doubled=tuple((records[attack], run(double)) for attack, double in doubles.items()),
     )
     findings = audit_level(inputs)
-    grown = {attack.threat: attack for attack in reversed(list(doubles)) if attack.budget is not None}
+    # single steps overshoot, so their success need not grow
+    grown = {attack.threat: attack for attack in reversed(records) if attack.budget is not None and role_of(attack) == "strong"}
     for norm, attack in grown.items():
         span = _span(norm, x, box)
         budgets = [b for factor in GROWTH if attack.budget is not None and (b := factor * attack.budget) < span]
@@ -107,6 +112,23 @@ def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float
                 steepness = torch.zeros_like(gap)
             reach.append((gap.detach().abs().double() / steepness.double() / _span(L2, x, box)).cpu().numpy())
     return first, again, np.nan_to_num(np.concatenate(reach), nan=math.inf, posinf=math.inf)
+
+
+def comparators(chosen: Sequence[Attack]) -> list[Attack]:
+    """The strong white-box attacks that `chosen` lacks: beside single steps, DeepFool and mixed ensembles, whose failures say nothing."""
+    found: dict[Attack, None] = {}
+    for attack in chosen:
+        strong = [a for a in (*chosen, *found) if role_of(a) == "strong" and (a.threat, a.domain) == (attack.threat, attack.domain)]
+        if role_of(attack) in ("strong", "gradient-free") or any(a.budget in (None, attack.budget) for a in strong):
+            continue
+        if attack.budget is not None:
+            config = {"name": "pgd", "eps": attack.budget, "norm": attack.threat.name, "domain": attack.domain, "loss": "margin"}
+            found[make(config)] = None
+        elif attack.threat == L2:
+            found[make({"name": "ddn", "domain": attack.domain})] = None
+        else:
+            found[make({"name": "fmn", "norm": attack.threat.name, "domain": attack.domain})] = None
+    return list(found)
 
 
 def _floor(chosen: Sequence[Attack]) -> list[Attack]:

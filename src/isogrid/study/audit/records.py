@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from isogrid.attacks.base import Attack, margin
+from isogrid.study.audit.roles import Role, role_of
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-COLUMNS = ("label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient")
+COLUMNS = ("label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "backwards")
 PROBABILITY_SLACK = 1e-4
 
 
@@ -88,8 +89,9 @@ def _probabilities(z: Tensor) -> bool:
 class AttackRecord:
     """One attack on one level: arrays [N] over the SAME samples as the level's CleanRecord.
 
-    attack: its id in the study. eps: its budget, None for minimum-norm. gradient_free: it uses no gradient of this model. correct, success,
-    robust [N] bool: right before, turned, right after. distance [N]: 0 misclassified to begin with, inf failed, NaN not attacked.
+    attack: its id in the study. eps: its budget, None for minimum-norm. role: what it says about masked gradients. reported: it has figures
+    of its own; it has none where it saw only other attacks' survivors, or was run by the audit itself. correct, success, robust [N] bool:
+    right before, turned, right after. distance [N]: 0 misclassified to begin with, inf failed, NaN not attacked.
     margin [N]: at x_adv. zero_gradient [N] bool: the first loss gradient was exactly zero.
     """
 
@@ -97,13 +99,19 @@ class AttackRecord:
     norm: str
     domain: str
     eps: float | None
-    gradient_free: bool
+    role: Role
     correct: Bools
     success: Bools
     robust: Bools
     distance: Floats
     margin: Floats
     zero_gradient: Bools
+    reported: bool = True
+
+    @property
+    def gradient_free(self) -> bool:
+        """It uses no gradient of this model."""
+        return self.role == "gradient-free"
 
     @property
     def ran(self) -> Bools:
@@ -115,8 +123,10 @@ class AttackRecord:
         return self.success & ((self.distance <= eps) | (self.eps is not None and self.eps <= eps))
 
     @classmethod
-    def of_columns(cls, attack: Attack, identity: str, columns: Mapping[str, ArrayLike], n: int, eps: float | None = None) -> AttackRecord:
-        """From the columns of an attack cell's records (or of `cells.outcome_frame`), which hold the first rows of `n` samples.
+    def of_columns(
+        cls, attack: Attack, identity: str, columns: Mapping[str, ArrayLike], n: int, eps: float | None = None, *, reported: bool = True
+    ) -> AttackRecord:
+        """From the columns of an attack cell's records (or of `outcome_frame`), which hold the first rows of `n` samples.
 
         `eps` replaces the attack's budget where it was overridden.
         """
@@ -131,14 +141,20 @@ class AttackRecord:
             norm=attack.threat.name,
             domain=attack.domain,
             eps=attack.budget if eps is None else eps,
-            gradient_free=attack.gradient_free,
+            role=observed(role_of(attack), values["backwards"]),
             correct=padded(values["label"] == values["clean"], False),
             success=padded(values["success"].astype(bool), False),
             robust=padded(values["label"] == values["adversarial"], False),
             distance=padded(values["distance"].astype(np.float64), np.nan),
             margin=padded(values["margin"].astype(np.float64), np.nan),
             zero_gradient=padded(values["zero_gradient"].astype(bool), False),
+            reported=reported,
         )
+
+
+def observed(role: Role, backwards: ArrayLike) -> Role:
+    """The role, corrected by the gradients that were counted: somebody's function that asked for none is gradient-free."""
+    return "gradient-free" if role == "weak" and np.size(backwards) and not np.any(backwards) else role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

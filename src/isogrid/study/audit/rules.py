@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from isogrid.study.audit import checks
+from isogrid.study.audit import checks, masking
 from isogrid.study.audit.records import LevelInputs
 
 Severity = Literal["info", "warning", "error"]
@@ -124,8 +124,8 @@ RULES: Final[tuple[Rule, ...]] = (
         title="a gradient-free attack beats the white-box ones",
         remedy="The gradients mislead, or the white-box attacks are too weak: add apgd-t or autoattack and restarts; if it stays, "
         "gradients are masked and only the envelope with the gradient-free attack may be reported.",
-        check=checks.masked,
-        applies=checks.has_both_kinds,
+        check=masking.masked,
+        applies=lambda inputs: any(case.proof and case.free for case in masking.cases(inputs)),
     ),
     Rule(
         code="IG006",

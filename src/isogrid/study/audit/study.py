@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs, observed
+from isogrid.study.audit.roles import Role, role_of_config
 from isogrid.study.audit.rules import audit_level
 from isogrid.study.levels import Attacked, Family, Level
+from isogrid.study.plans import AttackCell
 
 GRAVITY = {"error": 0, "warning": 1, "info": 2}
 
@@ -62,12 +64,15 @@ def _inputs(level: Level) -> LevelInputs:
         reach=clean["reach"].to_numpy(),
         dead_outputs=level.metrics["dead_outputs"],
     )
-    # a white-box attack on survivors has no figures of its own; a gradient-free one that still breaks some is what IG005 is about
-    records = tuple(_record(attack, clean) for attack in level.attacks.values() if attack.gradient_free or not attack.partial)
-    return LevelInputs(clean=record, attacks=records)
+    planned = [cell for cell in level.plan.attacks if cell.id in level.attacks]
+    return LevelInputs(clean=record, attacks=tuple(_record(level.attacks[cell.id], clean, _role(cell)) for cell in planned))
 
 
-def _record(attacked: Attacked, clean: pd.DataFrame) -> AttackRecord:
+def _role(cell: AttackCell) -> Role:
+    return "gradient-free" if cell.gradient_free else role_of_config(cell.config)
+
+
+def _record(attacked: Attacked, clean: pd.DataFrame, role: Role) -> AttackRecord:
     """The records in the order of all N samples; what was not attacked has NaN for a distance."""
     count, rows, records = len(clean), attacked.records["sample"].to_numpy(), attacked.records
 
@@ -82,11 +87,12 @@ def _record(attacked: Attacked, clean: pd.DataFrame) -> AttackRecord:
         norm=attacked.norm,
         domain=attacked.domain,
         eps=attacked.eps,
-        gradient_free=attacked.gradient_free,
+        role=observed(role, records["backwards"]),
         correct=(label == clean["prediction"].to_numpy()) & np.isin(np.arange(count), rows),
         success=whole("success", False, bool),
         robust=whole("adversarial", -1, np.int64) == label,
         distance=whole("distance", math.nan, np.float64),
         margin=whole("margin", math.nan, np.float64),
         zero_gradient=whole("zero_gradient", False, bool),
+        reported=not attacked.partial,
     )
