@@ -130,6 +130,7 @@ BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, 
     "quantised inputs: budget does not help": ("IG007", lambda net: Then(net, quantised), (PGD(eps=EPS, random_start=False),)),
     "logits beside an offset of 1e7": ("IG008", lambda net: Then(net, after=lambda z: z + 1e7), ()),
     "deepfool without gradients": ("IG009", lambda net: Then(net, quantised), (DeepFool(),)),
+    "hopskipjump with few queries": ("IG009", lambda net: net, (HopSkipJump(queries=3),)),
     "a dead last layer": ("IG010", collapse, ()),
     "a budget that breaks all": ("IG011", lambda net: net, (PGD(eps=0.3), Noise(eps=0.3))),
     "a budget that breaks none": ("IG011", lambda net: net, (PGD(eps=1e-4), Noise(eps=1e-4))),
@@ -331,8 +332,8 @@ def test_records_gradient_free_wins_at_equal_budgets_only() -> None:
     assert codes(white, record(102, free=True)) == set()
     assert codes(white, record(103, free=True)) == {"IG005"}
     assert codes(white, record(150, free=True, eps=0.2, size=0.2)) == set()  # a larger budget is no comparison
-    assert codes(white, record(150, free=True, eps=None, size=0.09)) == {"IG005"}  # minimum-norm, within the budget
-    assert codes(white, record(150, free=True, eps=None, size=0.11)) == set()
+    assert codes(white, record(150, free=True, eps=None, size=0.09, reported=False)) == {"IG005"}  # minimum-norm, within the budget
+    assert codes(white, record(150, free=True, eps=None, size=0.11, reported=False)) == set()
     assert codes(white, record(150, free=True, norm="l2")) == set()  # another threat model
     assert codes(white, record(150, free=True, domain="free")) == set()
     assert codes(white, record(150, attack="pgd-2"), record(150, free=True)) == set()  # the envelope of white-box attacks counts
@@ -404,7 +405,9 @@ def test_records_margins_failures_saturation() -> None:
     assert codes(record(200, eps=None, margin=tie)) == set()  # a minimum-norm candidate lies at the boundary by design
     assert codes(record(198, eps=None)) == set()
     assert codes(record(197, eps=None)) == {"IG009"}
-    assert codes(record(100, eps=None, free=True)) == set()
+    assert codes(record(198, eps=None, free=True)) == set()
+    assert codes(record(197, eps=None, free=True)) == {"IG009"}  # its mean is as void
+    assert codes(record(100, eps=None, free=True, reported=False)) == set()  # the audit's own, of which no mean is told
     assert codes(record(200)) == codes(record(0)) == {"IG011"}
     assert codes(record(0, free=True)) == set()  # noise that breaks nothing is what one hopes for
     assert codes(given=clean(np.where(np.arange(200) < 3, 17.0, 1.0))) == {"IG002"}

@@ -151,12 +151,19 @@ def tiny_margins(inputs: LevelInputs) -> Occurrences:
             yield from judge(record.attack, record.margin, record.ran)
 
 
+def minimum_norm(inputs: LevelInputs) -> list[AttackRecord]:
+    """The records of the study's minimum-norm attacks, gradient-free ones included."""
+    return [record for record in inputs.attacks if record.reported and record.eps is None]
+
+
 def failures(inputs: LevelInputs) -> Occurrences:
-    """Minimum-norm white-box attacks that fail too often for a mean distance."""
-    for record in white(inputs):
+    """Minimum-norm attacks that fail too often for a mean distance."""
+    for record in minimum_norm(inputs):
         failed, total = int((record.ran & ~record.success).sum()), int(record.ran.sum())
-        if record.eps is None and bool(void_share(failed, total)):
-            yield share(failed, total, record.attack, f"{record.attack}: fails on {of(failed, total)} correct samples, so r_2 is void")
+        if bool(void_share(failed, total)):
+            why = " (with more queries it would fail less)" if record.gradient_free else ""
+            text = f"{record.attack}: fails on {of(failed, total)} correct samples, so its mean distance is void{why}"
+            yield share(failed, total, record.attack, text)
 
 
 def collapse(inputs: LevelInputs) -> Occurrences:
