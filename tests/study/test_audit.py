@@ -32,10 +32,10 @@ from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
 from isogrid.data import Samples
-from isogrid.study.audit.model import audit_model
-from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.model import audit_model, examine_model
+from isogrid.study.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
 from isogrid.study.audit.roles import role_of
-from isogrid.study.audit.rules import RULES, Finding, audit_level, verdicts
+from isogrid.study.audit.rules import RULES, Finding, audit_level, examine_level
 from isogrid.study.cells import evaluate
 from isogrid.study.records import outcome_frame
 
@@ -312,10 +312,10 @@ def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: fl
 
 def codes(*attacks: AttackRecord, given: CleanRecord | None = None, **rest: object) -> set[str]:
     inputs = LevelInputs(clean=given or clean(), attacks=attacks, model="m", method="progressive", level=3, **rest)  # type: ignore[arg-type]
-    findings = audit_level(inputs)
+    audit = examine_level(inputs)
+    findings = audit.findings
     assert all((f.model, f.method, f.level) == ("m", "progressive", 3) for f in findings)
-    verdict = verdicts(inputs)
-    assert {code for code, state in verdict.items() if state == "found"} == {f.code for f in findings}
+    assert {one.code for one in audit.checks if one.state == "found"} == {f.code for f in findings}
     return {f.code for f in findings}
 
 
@@ -389,13 +389,15 @@ def test_records_convergence() -> None:
 
 
 def test_records_growth() -> None:
-    def grown(*counts: int) -> tuple[AttackRecord, ...]:
-        return tuple(record(count, eps=0.1 * 2**k, size=0.1 * 2**k) for k, count in enumerate(counts))
+    def grown(*counts: int, spans: bool = False) -> tuple[Growth, ...]:
+        records = tuple(record(count, eps=0.1 * 2**k, size=0.1 * 2**k) for k, count in enumerate(counts))
+        return (Growth(records=records, spans=spans),)
 
-    assert codes(growth=grown(50, 100, 200), growth_spans=True) == set()
+    assert codes(growth=grown(50, 100, 200, spans=True)) == set()
     assert codes(growth=grown(50, 100, 190)) == set()  # the last budget is not everything
-    assert codes(growth=grown(50, 100, 190), growth_spans=True) == {"IG007"}
+    assert codes(growth=grown(50, 100, 190, spans=True)) == {"IG007"}
     assert codes(growth=grown(50, 100, 90)) == {"IG007"}
+    assert codes(growth=grown(50, 100) + grown(50, 40)) == {"IG007"}  # of each attack
 
 
 def test_records_margins_failures_saturation() -> None:
@@ -414,17 +416,47 @@ def test_records_margins_failures_saturation() -> None:
     assert codes(given=clean(np.full(200, 16.0))) == set()
 
 
-def test_verdicts_tell_passed_from_not_applicable() -> None:
-    bare = verdicts(LevelInputs(clean=clean()))
-    assert bare["IG003"] == "passed"
-    assert {bare[code] for code in ("IG001", "IG004", "IG005", "IG006", "IG007", "IG009", "IG011")} == {"not applicable"}
+def states(inputs: LevelInputs) -> dict[str, str]:
+    """What became of each rule; what was not checked has a reason."""
+    found = examine_level(inputs).checks
+    assert [one.code for one in found] == [rule.code for rule in RULES]
+    assert all(one.gap for one in found if one.state == "not checked")
+    return {one.code: one.state for one in found}
+
+
+def test_what_was_not_checked_has_not_passed() -> None:
+    bare = states(LevelInputs(clean=clean()))
+    assert {code for code, state in bare.items() if state == "passed"} == {"IG002", "IG003", "IG008", "IG010"}
+    assert set(bare.values()) == {"passed", "not checked"}
     full = LevelInputs(
-        clean=clean(repeat_difference=0.0),
+        clean=clean(repeat_difference=0.0, training=()),
         attacks=(record(100), record(50, free=True), record(200, eps=None)),
         doubled=((record(100), record(100)),),
-        growth=(record(100), record(200, eps=0.2)),
+        growth=(Growth(records=(record(100), record(200, eps=0.2))),),
     )
-    assert set(verdicts(full).values()) == {"passed"}
+    assert set(states(full).values()) == {"passed"}
+
+
+def test_masking_is_checked_threat_model_by_threat_model() -> None:
+    def judged(*attacks: AttackRecord) -> tuple[str, str]:
+        [one] = [one for one in examine_level(LevelInputs(clean=clean(), attacks=attacks)).checks if one.code == "IG005"]
+        return one.state, one.gap
+
+    free, deepfool = record(50, free=True), record(200, eps=None, norm="l2", role="weak", attack="deepfool")
+    assert judged(record(100), free) == ("passed", "")
+    assert judged(free)[0] == judged(record(100))[0] == judged(record(100, role="mixed"), free)[0] == "not checked"
+    assert judged(record(100), free, deepfool) == ("passed", "no gradient-free attack (l2, box)")
+    state, gap = judged(deepfool, record(150, eps=None, norm="l2", free=True))
+    assert state == "not checked"
+    assert "only deepfool" in gap
+
+
+@pytest.mark.parametrize("attack", [FGS(eps=EPS), AUTOATTACK], ids=lambda attack: attack.name)
+def test_growing_budgets_are_checked_whatever_the_attack(attack: Attack, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+    for model, state in ((net, "passed"), (Then(net, quantised), "found")):
+        checks = {one.code: one.state for one in examine_model(model, x, y, (attack, Noise(eps=EPS))).checks}
+        assert checks["IG007"] == state
 
 
 def test_records_of_an_outcome_on_part_of_the_samples(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:

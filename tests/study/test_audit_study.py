@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from isogrid.attacks import config_of, make
-from isogrid.study.audit.study import audit_findings
+from isogrid.study.audit.rules import RULES
+from isogrid.study.audit.study import audit_findings, audit_study
 from isogrid.study.levels import Attacked, Family, Level
 from isogrid.study.plans import LevelPlan
 from isogrid.study.probes import attack_cell
@@ -54,7 +55,7 @@ def level(number: int, seed: int = 0, *attacks: Any, method: str = "progressive"
         clean=frame.assign(**clean),
         attacks={found.id: found for _, found in attacks},
         theory=[],
-        probed=list(probed),
+        probed=dict(probed),
     )
 
 
@@ -92,7 +93,7 @@ def test_findings_about_different_attacks_stay_apart() -> None:
         {"code": "IG006", "severity": "warning", "title": "", "detail": f"{about}", "remedy": "", "about": about, "share": share}
         for about, share in (("pgd@0.1", 0.02), ("cw", 0.3))
     ]
-    found = audit_findings(families(level(0, 0, probed=probed), level(4, 0, probed=probed[:1])))
+    found = audit_findings(families(level(0, 0, probed={"findings": probed}), level(4, 0, probed={"findings": probed[:1]})))
     assert [(f["about"], f["levels"]) for f in found] == [("cw", [0]), ("pgd@0.1", [0, 4])]
 
 
@@ -116,3 +117,30 @@ def test_a_study_is_not_accused_where_no_strong_attack_was_run() -> None:
     assert found_codes(attacked({"name": "pgd", "eps": 0.1}, 120), auto, wins) == {"IG005"}
     distances = [attacked({"name": name, "domain": "free"} | rest, 200) for name, rest in (("deepfool", {}), ("hopskipjump", {}))]
     assert found_codes(*distances) == set()
+
+
+def test_a_check_is_passed_only_where_it_was_made() -> None:
+    attacks = [attacked({"name": "pgd", "eps": 0.1}, 100), attacked(SQUARE, 100)]
+    probed = {"checks": [{"code": "IG006", "state": "passed", "gap": ""}, {"code": "IG005", "state": "not checked", "gap": "none"}]}
+    checks = audit_study(families(level(0, 0, *attacks, probed=probed), level(1, 0, *attacks), level(1, 1)))["audit_checks"]
+
+    def told(code: str) -> list[tuple[Any, ...]]:
+        return [(c["state"], c["networks"], c["levels"], c["seeds"]) for c in checks if c["code"] == code]
+
+    assert told("IG003") == [("passed", 3, [0, 1], [0, 1])]
+    assert told("IG005") == [("passed", 2, [0, 1], [0]), ("not checked", 1, [1], [1])]
+    assert told("IG006") == [("passed", 1, [0], [0]), ("not checked", 2, [1], [0, 1])]
+    assert told("IG012") == [("not checked", 3, [0, 1], [0, 1])]
+    assert {len(told(rule.code)) for rule in RULES} == {1, 2}
+    assert all(c["gap"] for c in checks if c["state"] == "not checked")
+
+
+def test_a_grid_of_budgets_is_a_check_that_success_grows() -> None:
+    def ig007(name: str, *counts: int) -> list[str]:
+        grid = [attacked({"name": name, "eps": 0.1 * (k + 1)}, count) for k, count in enumerate(counts)]
+        return [c["state"] for c in audit_study(families(level(0, 0, *grid)))["audit_checks"] if c["code"] == "IG007"]
+
+    assert ig007("pgd", 50, 100) == ["passed"]
+    assert ig007("pgd", 100, 90, 150) == ["found"]
+    assert ig007("pgd", 100) == ["not checked"]
+    assert ig007("fgs", 100, 90) == ["not checked"]  # a single step may well go too far

@@ -121,17 +121,17 @@ def not_converged(inputs: LevelInputs) -> Occurrences:
 
 def not_all_broken(inputs: LevelInputs) -> Occurrences:
     """Success that falls with a growing budget, or stays below 100 % where any input is allowed."""
-    records = sorted(inputs.growth, key=lambda record: record.eps or 0.0)
-    for small, large in pairwise(records):
-        both = small.ran & large.ran
-        lost, total = int(small.success[both].sum()) - int(large.success[both].sum()), int(both.sum())
-        if many(lost, total, least=2):
-            text = f"{large.attack}: eps {large.eps:g} breaks {of(lost, total)} correct samples fewer than eps {small.eps:g}"
-            yield share(lost, total, large.attack, text)
-    if records and inputs.growth_spans:
+    for growth in inputs.growth:
+        records = sorted(growth.records, key=lambda record: record.eps or 0.0)
+        for small, large in pairwise(records):
+            both = small.ran & large.ran
+            lost, total = int(small.success[both].sum()) - int(large.success[both].sum()), int(both.sum())
+            if many(lost, total, least=2):
+                text = f"{large.attack}: eps {large.eps:g} breaks {of(lost, total)} correct samples fewer than eps {small.eps:g}"
+                yield share(lost, total, large.attack, text)
         last = records[-1]
         left, total = int((last.ran & ~last.success).sum()), int(last.ran.sum())
-        if many(left, total):
+        if growth.spans and many(left, total):
             text = f"{last.attack}: {of(left, total)} correct samples withstand eps {last.eps:g}, where any input is allowed"
             yield share(left, total, last.attack, text)
 
@@ -188,11 +188,6 @@ def saturated_budgets(inputs: LevelInputs) -> Occurrences:
 
 def train_mode(inputs: LevelInputs) -> Occurrences:
     """Modules that were handed over in train mode."""
-    names = inputs.clean.training
+    names = inputs.clean.training or ()
     if names:
         yield _whole(f"in train mode: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-
-
-def always(_inputs: LevelInputs) -> bool:
-    """For rules that every level can be judged by."""
-    return True

@@ -15,9 +15,9 @@ from isogrid.attacks import make
 from isogrid.attacks.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin, require
 from isogrid.attacks.pgd import PGD
 from isogrid.core.norms import L2, Norm
-from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
+from isogrid.study.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
 from isogrid.study.audit.roles import role_of
-from isogrid.study.audit.rules import Finding, audit_level
+from isogrid.study.audit.rules import Audit, Finding, examine_level
 from isogrid.study.records import outcome_frame
 from isogrid.study.spec import attack_id
 
@@ -46,7 +46,8 @@ def audit_model(
     `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
     their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
     attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
-    they span the box. An empty list means that no rule fired, not that the model is robust.
+    they span the box. An empty list means that no rule fired, not that the model is
+    robust, nor that every rule had something to judge: `examine_model` tells that too.
     Raises InputError and ModelError as an attack does.
     Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
 
@@ -56,6 +57,22 @@ def audit_model(
     >>> "IG003" in {finding.code for finding in audit_model(net, x, y)}
     True
     """
+    return examine_model(model, x, y, attacks, eps=eps, seed=seed, samples=samples, box=box, name=name).findings
+
+
+def examine_model(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[Attack] = (),
+    *,
+    eps: float = 0.1,
+    seed: int = 0,
+    samples: int = 200,
+    box: tuple[float, float] = (0.0, 1.0),
+    name: str = "",
+) -> Audit:
+    """As `audit_model`, with what became of every rule beside the findings."""
     require("eps", eps, eps > 0 and math.isfinite(eps), "a number > 0")
     require("samples", samples, samples >= 1, "an integer >= 1")
     check_samples(x, y, box)
@@ -75,22 +92,23 @@ def audit_model(
     ours = (*comparators(chosen), *_floor(chosen))
     records = {attack: run(attack, reported=True) for attack in chosen} | {attack: run(attack) for attack in ours if attack not in chosen}
     doubles = {attack: double for attack in chosen if (double := _doubled(attack)) is not None}
-    inputs = LevelInputs(
-        model=name,
-        clean=clean,
-        attacks=tuple(records.values()),
-        doubled=tuple((records[attack], run(double)) for attack, double in doubles.items()),
-    )
-    findings = audit_level(inputs)
     # single steps overshoot, so their success need not grow
     grown = {attack.threat: attack for attack in reversed(records) if attack.budget is not None and role_of(attack) == "strong"}
-    for norm, attack in grown.items():
+
+    def growth(norm: Norm, attack: Attack) -> Growth:
         span = _span(norm, x, box)
         budgets = [b for factor in GROWTH if attack.budget is not None and (b := factor * attack.budget) < span]
-        growth = (records[attack], *(run(attack, b) for b in [*budgets, span]))
-        found = audit_level(LevelInputs(model=name, clean=clean, growth=growth, growth_spans=True))
-        findings += [finding for finding in found if finding not in findings]
-    return sorted(findings, key=lambda finding: finding.code)
+        return Growth(records=(records[attack], *(run(attack, b) for b in [*budgets, span])), spans=True)
+
+    return examine_level(
+        LevelInputs(
+            model=name,
+            clean=clean,
+            attacks=tuple(records.values()),
+            doubled=tuple((records[attack], run(double)) for attack, double in doubles.items()),
+            growth=tuple(growth(norm, attack) for norm, attack in grown.items()),
+        )
+    )
 
 
 def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
@@ -157,4 +175,4 @@ def _span(norm: Norm, x: Tensor, box: tuple[float, float]) -> float:
     return float(norm.size(torch.full_like(x[:1], box[1] - box[0]).double()))
 
 
-__all__ = ["audit_model", "clean_passes"]
+__all__ = ["audit_model", "clean_passes", "examine_model"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ class CleanRecord:
     is a difference of, over all samples. probabilities: the outputs are a softmax's or sigmoids'.
     dead_outputs: class outputs without a live path. repeat_difference: the largest |z - z'| of two evaluations over the spread of z
     (None: not evaluated twice). reach [N]: margin / ||grad margin||_2 over the diagonal of the box, inf where the gradient is 0 (None:
-    not measured). training: names of the modules that were in train mode though they behave differently there.
+    not measured). training: names of the modules that were in train mode though they behave differently there (None: not seen).
     """
 
     label: NDArray[np.int64]
@@ -41,7 +40,7 @@ class CleanRecord:
     dead_outputs: int = 0
     repeat_difference: float | None = None
     reach: Floats | None = None
-    training: tuple[str, ...] = ()
+    training: tuple[str, ...] | None = None
 
     @property
     def correct(self) -> Bools:
@@ -158,9 +157,16 @@ def observed(role: Role, backwards: ArrayLike) -> Role:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """One attack at growing eps; `spans`: the last one lets any sample become any other."""
+
+    records: tuple[AttackRecord, ...]
+    spans: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LevelInputs:
-    """All that is known of one level. doubled: (record, the same attack with twice the steps). growth: one fixed-budget attack at growing
-    eps, the last of which lets any sample become any other where `growth_spans`."""
+    """All that is known of one level. doubled: (record, the same attack with twice the steps). growth: attacks at growing budgets."""
 
     model: str = ""
     method: str = ""
@@ -168,12 +174,7 @@ class LevelInputs:
     clean: CleanRecord
     attacks: tuple[AttackRecord, ...] = ()
     doubled: tuple[tuple[AttackRecord, AttackRecord], ...] = ()
-    growth: tuple[AttackRecord, ...] = ()
-    growth_spans: bool = False
-
-    def with_attacks(self, *more: AttackRecord) -> LevelInputs:
-        """The same level with further attacks."""
-        return dataclasses.replace(self, attacks=(*self.attacks, *more))
+    growth: tuple[Growth, ...] = ()
 
 
-__all__ = ["AttackRecord", "CleanRecord", "LevelInputs"]
+__all__ = ["AttackRecord", "CleanRecord", "Growth", "LevelInputs", "observed"]
