@@ -79,8 +79,13 @@ def cases(inputs: LevelInputs) -> Iterator[Case]:
 def masked(inputs: LevelInputs) -> Occurrences:
     """Gradient-free attacks (transfer included) that find what no white-box attack of the same threat model found."""
     for case in cases(inputs):
-        if case.proof:
-            yield from _more_broken(case, case.eps) if case.eps is not None else _shorter(case)
+        yield from occurrences(case)
+
+
+def occurrences(case: Case) -> Occurrences:
+    """Those in one threat model; none where no white-box failure proves anything."""
+    if case.proof:
+        yield from _more_broken(case, case.eps) if case.eps is not None else _shorter(case)
 
 
 def _more_broken(case: Case, eps: float) -> Occurrences:
@@ -118,4 +123,4 @@ def _about(case: Case, record: AttackRecord) -> str:
     return f"{record.attack}, {case.norm}, {case.domain}"
 
 
-__all__ = ["Case", "cases", "masked"]
+__all__ = ["Case", "cases", "masked", "occurrences"]

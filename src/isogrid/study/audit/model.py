@@ -15,6 +15,7 @@ from isogrid.attacks import make
 from isogrid.attacks.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin, require
 from isogrid.attacks.pgd import PGD
 from isogrid.core.norms import L2, Norm
+from isogrid.study.audit.masking import cases, occurrences
 from isogrid.study.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
 from isogrid.study.audit.roles import role_of
 from isogrid.study.audit.rules import Audit, Finding, examine_level
@@ -46,8 +47,8 @@ def audit_model(
     `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
     their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
     attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
-    they span the box. An empty list means that no rule fired, not that the model is
-    robust, nor that every rule had something to judge: `examine_model` tells that too.
+    they span the box. Where gradients then look masked at a budget, FAB has a second try. An empty list means that no
+    rule fired, not that the model is robust, nor that every rule had something to judge: `examine_model` tells that too.
     Raises InputError and ModelError as an attack does.
     Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
 
@@ -100,15 +101,15 @@ def examine_model(
         budgets = [b for factor in GROWTH if attack.budget is not None and (b := factor * attack.budget) < span]
         return Growth(records=(records[attack], *(run(attack, b) for b in [*budgets, span])), spans=True)
 
-    return examine_level(
-        LevelInputs(
-            model=name,
-            clean=clean,
-            attacks=tuple(records.values()),
-            doubled=tuple((records[attack], run(double)) for attack, double in doubles.items()),
-            growth=tuple(growth(norm, attack) for norm, attack in grown.items()),
-        )
+    inputs = LevelInputs(
+        model=name,
+        clean=clean,
+        attacks=tuple(records.values()),
+        doubled=tuple((records[attack], run(double)) for attack, double in doubles.items()),
+        growth=tuple(growth(norm, attack) for norm, attack in grown.items()),
     )
+    more = tuple(run(attack) for attack in _second_opinions(inputs))
+    return examine_level(dataclasses.replace(inputs, attacks=inputs.attacks + more))
 
 
 def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
@@ -147,6 +148,13 @@ def comparators(chosen: Sequence[Attack]) -> list[Attack]:
         else:
             found[make({"name": "fmn", "norm": attack.threat.name, "domain": attack.domain})] = None
     return list(found)
+
+
+def _second_opinions(inputs: LevelInputs) -> list[Attack]:
+    """FAB at each budget at which gradients look masked: in few dimensions an ascent ends in a corner, where boundaries of several classes,
+    aimed at one by one, would have been nearer. It starts at the sample itself, so that its success is not a random start's."""
+    doubted = [case for case in cases(inputs) if case.eps is not None and any(True for _ in occurrences(case))]
+    return [make({"name": "fab", "eps": case.eps, "norm": case.norm, "domain": case.domain}) for case in doubted]
 
 
 def _floor(chosen: Sequence[Attack]) -> list[Attack]:
