@@ -5,20 +5,38 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_wine, make_blobs
 from torch import Tensor, nn
 
-from isogrid.attacks import PGD, Attack, DeepFool, HopSkipJump, Noise, Transfer
+from isogrid.attacks import (
+    DDN,
+    FGS,
+    PGD,
+    Attack,
+    AutoAttack,
+    DeepFool,
+    Ensemble,
+    HopSkipJump,
+    Minimise,
+    Noise,
+    Square,
+    Transfer,
+    Wrapped,
+    minimise,
+)
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
 from isogrid.data import Samples
-from isogrid.study.audit.model import audit_model
-from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
-from isogrid.study.audit.rules import RULES, Finding, audit_level, verdicts
+from isogrid.study.audit.model import audit_model, examine_model
+from isogrid.study.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
+from isogrid.study.audit.roles import role_of
+from isogrid.study.audit.rules import RULES, Finding, audit_level, examine_level
 from isogrid.study.cells import evaluate
 from isogrid.study.records import outcome_frame
 
@@ -28,16 +46,28 @@ N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, Tensor, Tensor]:
     """A small network with a dropout layer, trained on three overlapping clouds."""
+    return fitted(CLASSES, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def binary() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """The same for two clouds, with one logit."""
+    return fitted(2, 1)
+
+
+def fitted(classes: int, outputs: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     g = generator(0, "audit test")
-    y = torch.arange(N) % CLASSES
-    centres = 0.5 + 0.12 * torch.randn(CLASSES, INPUTS, generator=g)
+    y = torch.arange(N) % classes
+    centres = 0.5 + 0.12 * torch.randn(classes, INPUTS, generator=g)
     x = (centres[y] + 0.06 * torch.randn(N, INPUTS, generator=g)).clamp(0, 1)
-    net = nn.Sequential(nn.Linear(INPUTS, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, CLASSES)).eval()
+    net = nn.Sequential(nn.Linear(INPUTS, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, outputs)).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
     for _ in range(400):  # plain gradient descent
-        gradients = torch.autograd.grad(nn.functional.cross_entropy(net(x), y), list(net.parameters()))
+        z = net(x)
+        loss = nn.functional.cross_entropy(nn.functional.pad(z, (1, 0)) if outputs == 1 else z, y)
+        gradients = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(net.parameters(), gradients, strict=True):
                 parameter -= 0.5 * gradient
@@ -92,14 +122,16 @@ BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, 
     "steep steps: tiny gradients": ("IG001", lambda net: Then(net, steep), ()),
     "logits times 100": ("IG002", lambda net: Then(net, after=lambda z: 100 * z), ()),
     "softmax at the end": ("IG003", lambda net: Then(net, after=lambda z: z.softmax(1)), ()),
+    "a sigmoid per class": ("IG003", lambda net: Then(net, after=lambda z: torch.sigmoid(z + 1)), ()),
     "noise inside": ("IG004", Noisy, (PGD(eps=EPS), Noise(eps=EPS))),
     "functional dropout": ("IG004", dropping, (PGD(eps=EPS), Noise(eps=EPS))),
     "quantised inputs: hopskipjump wins": ("IG005", lambda net: Then(net, quantised), ()),
     "steep steps: hopskipjump wins": ("IG005", lambda net: Then(net, steep), ()),
     "steps too few": ("IG006", lambda net: net, (PGD(eps=EPS, steps=3, rel_step=0.08, random_start=False),)),
     "quantised inputs: budget does not help": ("IG007", lambda net: Then(net, quantised), (PGD(eps=EPS, random_start=False),)),
-    "logits of 1e-7": ("IG008", lambda net: Then(net, after=lambda z: 1e-7 * z), ()),
+    "logits beside an offset of 1e7": ("IG008", lambda net: Then(net, after=lambda z: z + 1e7), ()),
     "deepfool without gradients": ("IG009", lambda net: Then(net, quantised), (DeepFool(),)),
+    "hopskipjump with few queries": ("IG009", lambda net: net, (HopSkipJump(queries=3),)),
     "a dead last layer": ("IG010", collapse, ()),
     "a budget that breaks all": ("IG011", lambda net: net, (PGD(eps=0.3), Noise(eps=0.3))),
     "a budget that breaks none": ("IG011", lambda net: net, (PGD(eps=1e-4), Noise(eps=1e-4))),
@@ -129,15 +161,118 @@ def test_every_rule_has_a_model_that_shows_it() -> None:
     assert len({rule.code for rule in RULES}) == len({rule.title for rule in RULES}) == len(RULES)
 
 
-@pytest.mark.parametrize(
-    "attacks", [(), (PGD(eps=EPS, norm="linf"), PGD(eps=0.15, norm="l2"), HopSkipJump(norm="linf", queries=600), DeepFool(candidates=None))]
-)
+AUTOATTACK = AutoAttack(eps=EPS, steps=20, queries=500)
+HONEST: dict[str, tuple[Attack, ...]] = {
+    "none": (),
+    "many": (PGD(eps=EPS, norm="linf"), PGD(eps=0.15, norm="l2"), HopSkipJump(norm="linf", queries=600), DeepFool(candidates=None)),
+    "single steps and an ensemble": (FGS(eps=EPS), AUTOATTACK),
+}
+
+
+@pytest.mark.parametrize("attacks", HONEST.values(), ids=HONEST)
 def test_silent_on_an_honest_network(attacks: tuple[Attack, ...], trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
     net, x, y = trained
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert audit_model(net, x, y, attacks, eps=EPS) == []
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+def of_table(inputs: np.ndarray, labels: np.ndarray, *hidden: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network fitted to half of a table, and the other half, scaled to the unit box."""
+    x, y = torch.tensor(inputs), torch.tensor(labels)
+    x = ((x - x.amin(0)) / (x.amax(0) - x.amin(0))).float()
+    widths = (x.shape[1], *hidden, int(y.max()) + 1)
+    net = nn.Sequential(*(layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())))[:-1]
+    g = generator(0, "table")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=g) / parameter.shape[-1] ** 0.5)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x[::2]), y[::2]).backward()
+        optimizer.step()
+    return net, x[1::2], y[1::2]
+
+
+def test_deepfool_alone_is_no_evidence_of_masking() -> None:
+    """On tables it stops far beyond the nearest boundary, without a box above all."""
+    net, x, y = of_table(*load_wine(return_X_y=True), 64, 64)
+    findings = audit_model(net, x, y, (DeepFool(), DDN(), FGS(eps=0.1)))
+    assert {finding.code for finding in findings} <= {"IG002", "IG011"}
+
+
+def test_gradients_that_lead_into_a_corner_are_not_masked() -> None:
+    """Of two inputs and four classes, one run from one start breaks fewer than noise does, even on a linear model."""
+    net, x, y = of_table(*make_blobs(300, centers=4, random_state=0))
+    assert {finding.code for finding in audit_model(net, x, y, eps=0.15)} <= {"IG002"}
+
+
+@pytest.mark.parametrize("attack", [AUTOATTACK, Minimise(attack=Square(eps=EPS, queries=500)), FGS(eps=EPS)], ids=lambda a: a.name)
+def test_no_attack_hides_masked_gradients(attack: Attack, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    """What is or contains a gradient-free attack is no proof that gradients do as well."""
+    net, x, y = trained
+    with_pgd = () if attack.budget is not None else (PGD(eps=EPS),)
+    assert "IG005" in {finding.code for finding in audit_model(Then(net, quantised), x, y, (*with_pgd, attack))}
+
+
+def test_the_role_of_an_attack_follows_from_its_parts() -> None:
+    fgs, pgd, square = FGS(eps=EPS), PGD(eps=EPS), Square(eps=EPS)
+    assert [role_of(a) for a in (fgs, pgd, square)] == ["weak", "strong", "gradient-free"]
+    assert [minimise(a).gradient_free for a in (pgd, square)] == [False, True]
+    for parts, role in (((fgs,), "weak"), ((fgs, pgd), "strong"), ((square, Noise(eps=EPS)), "gradient-free"), ((pgd, square), "mixed")):
+        ensemble = Ensemble(attacks=parts)
+        assert role_of(ensemble) == role_of(minimise(ensemble)) == role
+        assert ensemble.gradient_free == (role == "gradient-free")
+
+
+def test_a_function_that_asks_for_no_gradient_is_gradient_free(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+
+    def noise(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + 0.01 * torch.randn_like(x)
+
+    def step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        return x + 0.01 * torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y), leaf)[0].sign()
+
+    for function, role in ((noise, "gradient-free"), (step, "weak")):
+        attack = Wrapped(function=function, norm="linf", eps=EPS)
+        frame = outcome_frame(attack(net, x, y))
+        assert AttackRecord.of_columns(attack, "mine", {c: frame[c] for c in frame.columns}, N).role == role
+
+
+def both(z: Tensor) -> Tensor:
+    """One logit as two."""
+    return torch.cat([-z, z], 1)
+
+
+def test_a_binary_model_is_judged_by_its_one_logit(binary: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = binary
+    for honest in (net, Then(net, after=both)):
+        assert {finding.code for finding in audit_model(honest, x, y, (PGD(eps=0.1),))} <= {"IG002"}
+    for dead in (collapse(net), Then(collapse(net), after=both)):
+        assert "IG010" in {finding.code for finding in audit_model(dead, x, y, (PGD(eps=0.1),))}
+
+
+def test_a_sigmoid_at_the_end_of_a_binary_model_is_no_logit(binary: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = binary
+    for outputs in (torch.sigmoid, lambda z: torch.sigmoid(both(z) + 1)):
+        assert "IG003" in {finding.code for finding in audit_model(Then(net, after=outputs), x, y, (PGD(eps=0.1),))}
+    constant = CleanRecord.of_logits(torch.tensor([[0.2, 0.7]]).expand(5, 2), y[:5])
+    assert not constant.probabilities  # a collapsed level is another finding
+
+
+@pytest.mark.parametrize("power", [-24, 0, 20])
+def test_a_tie_is_one_in_any_unit_of_the_logits(power: int, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    """A power of two changes no bit of a prediction; a masked class, however far below, decides none."""
+    net, x, y = trained
+    masked = Then(net, after=lambda z: nn.functional.pad(z, (0, 1), value=-1e9))
+    for model, ties in ((net, False), (masked, False), (BUILT["logits beside an offset of 1e7"][1](net), True)):
+        scaled = Then(model, after=lambda z: z * 2.0**power)
+        clean = CleanRecord.of_logits(scaled(x), y)
+        assert ("IG008" in {finding.code for finding in audit_level(LevelInputs(clean=clean))}) == ties
 
 
 def test_audit_is_repeatable_and_checks_its_input(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
@@ -163,7 +298,8 @@ def test_a_transfer_attack_that_wins(trained: tuple[nn.Sequential, Tensor, Tenso
 
 def clean(margin: np.ndarray | None = None, **rest: object) -> CleanRecord:
     label = np.arange(200) % 2
-    return CleanRecord(label=label, prediction=label, margin=np.ones(200) if margin is None else margin, **rest)  # type: ignore[arg-type]
+    values = {"label": label, "prediction": label, "margin": np.ones(200) if margin is None else margin, "rounding": 2.0**-23}
+    return CleanRecord(**(values | rest))  # type: ignore[arg-type]
 
 
 def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: float = 0.1, ran: int = 200, **rest: object) -> AttackRecord:
@@ -177,7 +313,7 @@ def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: fl
         "norm": "linf",
         "domain": "box",
         "eps": eps,
-        "gradient_free": free,
+        "role": "gradient-free" if free else "strong",
         "correct": np.ones(200, bool),
         "success": success,
         "robust": ~success,
@@ -190,10 +326,10 @@ def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: fl
 
 def codes(*attacks: AttackRecord, given: CleanRecord | None = None, **rest: object) -> set[str]:
     inputs = LevelInputs(clean=given or clean(), attacks=attacks, model="m", method="progressive", level=3, **rest)  # type: ignore[arg-type]
-    findings = audit_level(inputs)
+    audit = examine_level(inputs)
+    findings = audit.findings
     assert all((f.model, f.method, f.level) == ("m", "progressive", 3) for f in findings)
-    verdict = verdicts(inputs)
-    assert {code for code, state in verdict.items() if state == "found"} == {f.code for f in findings}
+    assert {one.code for one in audit.checks if one.state == "found"} == {f.code for f in findings}
     return {f.code for f in findings}
 
 
@@ -210,12 +346,45 @@ def test_records_gradient_free_wins_at_equal_budgets_only() -> None:
     assert codes(white, record(102, free=True)) == set()
     assert codes(white, record(103, free=True)) == {"IG005"}
     assert codes(white, record(150, free=True, eps=0.2, size=0.2)) == set()  # a larger budget is no comparison
-    assert codes(white, record(150, free=True, eps=None, size=0.09)) == {"IG005"}  # minimum-norm, within the budget
-    assert codes(white, record(150, free=True, eps=None, size=0.11)) == set()
+    assert codes(white, record(150, free=True, eps=None, size=0.09, reported=False)) == {"IG005"}  # minimum-norm, within the budget
+    assert codes(white, record(150, free=True, eps=None, size=0.11, reported=False)) == set()
     assert codes(white, record(150, free=True, norm="l2")) == set()  # another threat model
     assert codes(white, record(150, free=True, domain="free")) == set()
     assert codes(white, record(150, attack="pgd-2"), record(150, free=True)) == set()  # the envelope of white-box attacks counts
     assert codes(record(100, ran=100), record(150, free=True)) - {"IG011"} == set()  # other samples are no comparison
+
+
+def test_records_a_weak_attack_has_successes_and_proves_nothing_by_its_failures() -> None:
+    wins = record(150, free=True)
+    weak, mixed = record(100, role="weak"), record(100, role="mixed")
+    assert codes(weak, wins) == codes(mixed, wins) == codes(weak, mixed, wins) == set()
+    assert codes(weak, record(100), wins) == {"IG005"}
+    assert codes(record(150, role="weak"), record(100), wins) == set()  # a gradient found them, whichever
+    assert codes(record(150, role="mixed"), record(100), wins) == {"IG005"}  # nobody knows what found them
+    assert codes(record(200, eps=None, role="weak", size=1.0), record(200, eps=None, size=0.5, free=True)) == set()
+
+
+def test_records_attacks_on_survivors_count_where_they_ran() -> None:
+    index = np.arange(200)
+
+    def survivors(broken: int) -> AttackRecord:
+        success = (index >= 100) & (index < broken)
+        rest = {"success": success, "distance": np.where(index < 100, np.nan, np.where(success, 0.1, np.inf))}
+        return record(broken, reported=False, **rest)
+
+    fgs = record(100, role="weak")
+    assert codes(fgs, survivors(150), record(150, free=True)) == set()
+    assert codes(fgs, survivors(150), record(160, free=True)) == {"IG005"}
+    assert codes(survivors(200)) == set()  # it has no figure that could be saturated
+
+
+def test_records_a_success_in_the_box_is_one_without_it() -> None:
+    wins, free = record(150, free=True), {"domain": "free"}
+    assert codes(record(100, **free), record(150, role="weak"), record(150, free=True, **free)) == set()
+    assert codes(record(100, **free), wins) == {"IG005"}  # a box is no handicap that one could blame
+    assert codes(record(100), record(150, free=True, **free)) == set()  # without it one may well do better
+    near, far = record(200, eps=None, size=0.5), record(200, eps=None, size=1.0, **free)
+    assert codes(near, far, record(200, eps=None, size=0.5, free=True, **free)) == set()
 
 
 def test_records_distances() -> None:
@@ -234,40 +403,74 @@ def test_records_convergence() -> None:
 
 
 def test_records_growth() -> None:
-    def grown(*counts: int) -> tuple[AttackRecord, ...]:
-        return tuple(record(count, eps=0.1 * 2**k, size=0.1 * 2**k) for k, count in enumerate(counts))
+    def grown(*counts: int, spans: bool = False) -> tuple[Growth, ...]:
+        records = tuple(record(count, eps=0.1 * 2**k, size=0.1 * 2**k) for k, count in enumerate(counts))
+        return (Growth(records=records, spans=spans),)
 
-    assert codes(growth=grown(50, 100, 200), growth_spans=True) == set()
+    assert codes(growth=grown(50, 100, 200, spans=True)) == set()
     assert codes(growth=grown(50, 100, 190)) == set()  # the last budget is not everything
-    assert codes(growth=grown(50, 100, 190), growth_spans=True) == {"IG007"}
+    assert codes(growth=grown(50, 100, 190, spans=True)) == {"IG007"}
     assert codes(growth=grown(50, 100, 90)) == {"IG007"}
+    assert codes(growth=grown(50, 100) + grown(50, 40)) == {"IG007"}  # of each attack
 
 
 def test_records_margins_failures_saturation() -> None:
-    tie = np.where(np.arange(200) < 3, 1e-6, 1.0)
+    tie = np.where(np.arange(200) < 3, 1e-7, 1.0)
     assert codes(given=clean(tie)) == {"IG008"}
     assert codes(record(100, margin=tie)) == {"IG008"}
     assert codes(record(200, eps=None, margin=tie)) == set()  # a minimum-norm candidate lies at the boundary by design
     assert codes(record(198, eps=None)) == set()
     assert codes(record(197, eps=None)) == {"IG009"}
-    assert codes(record(100, eps=None, free=True)) == set()
+    assert codes(record(198, eps=None, free=True)) == set()
+    assert codes(record(197, eps=None, free=True)) == {"IG009"}  # its mean is as void
+    assert codes(record(100, eps=None, free=True, reported=False)) == set()  # the audit's own, of which no mean is told
     assert codes(record(200)) == codes(record(0)) == {"IG011"}
     assert codes(record(0, free=True)) == set()  # noise that breaks nothing is what one hopes for
     assert codes(given=clean(np.where(np.arange(200) < 3, 17.0, 1.0))) == {"IG002"}
     assert codes(given=clean(np.full(200, 16.0))) == set()
 
 
-def test_verdicts_tell_passed_from_not_applicable() -> None:
-    bare = verdicts(LevelInputs(clean=clean()))
-    assert bare["IG003"] == "passed"
-    assert {bare[code] for code in ("IG001", "IG004", "IG005", "IG006", "IG007", "IG009", "IG011")} == {"not applicable"}
+def states(inputs: LevelInputs) -> dict[str, str]:
+    """What became of each rule; what was not checked has a reason."""
+    found = examine_level(inputs).checks
+    assert [one.code for one in found] == [rule.code for rule in RULES]
+    assert all(one.gap for one in found if one.state == "not checked")
+    return {one.code: one.state for one in found}
+
+
+def test_what_was_not_checked_has_not_passed() -> None:
+    bare = states(LevelInputs(clean=clean()))
+    assert {code for code, state in bare.items() if state == "passed"} == {"IG002", "IG003", "IG008", "IG010"}
+    assert set(bare.values()) == {"passed", "not checked"}
     full = LevelInputs(
-        clean=clean(repeat_difference=0.0),
+        clean=clean(repeat_difference=0.0, training=()),
         attacks=(record(100), record(50, free=True), record(200, eps=None)),
         doubled=((record(100), record(100)),),
-        growth=(record(100), record(200, eps=0.2)),
+        growth=(Growth(records=(record(100), record(200, eps=0.2))),),
     )
-    assert set(verdicts(full).values()) == {"passed"}
+    assert set(states(full).values()) == {"passed"}
+
+
+def test_masking_is_checked_threat_model_by_threat_model() -> None:
+    def judged(*attacks: AttackRecord) -> tuple[str, str]:
+        [one] = [one for one in examine_level(LevelInputs(clean=clean(), attacks=attacks)).checks if one.code == "IG005"]
+        return one.state, one.gap
+
+    free, deepfool = record(50, free=True), record(200, eps=None, norm="l2", role="weak", attack="deepfool")
+    assert judged(record(100), free) == ("passed", "")
+    assert judged(free)[0] == judged(record(100))[0] == judged(record(100, role="mixed"), free)[0] == "not checked"
+    assert judged(record(100), free, deepfool) == ("passed", "no gradient-free attack (l2, box)")
+    state, gap = judged(deepfool, record(150, eps=None, norm="l2", free=True))
+    assert state == "not checked"
+    assert "only deepfool" in gap
+
+
+@pytest.mark.parametrize("attack", [FGS(eps=EPS), AUTOATTACK], ids=lambda attack: attack.name)
+def test_growing_budgets_are_checked_whatever_the_attack(attack: Attack, trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
+    net, x, y = trained
+    for model, state in ((net, "passed"), (Then(net, quantised), "found")):
+        checks = {one.code: one.state for one in examine_model(model, x, y, (attack, Noise(eps=EPS))).checks}
+        assert checks["IG007"] == state
 
 
 def test_records_of_an_outcome_on_part_of_the_samples(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
@@ -288,7 +491,8 @@ def test_findings_are_plain_data() -> None:
     [finding] = audit_level(LevelInputs(clean=clean(probabilities=True)))
     assert isinstance(finding, Finding)
     assert finding.severity == "error"
-    assert set(dataclasses.asdict(finding)) == {"code", "severity", "title", "detail", "remedy", "model", "method", "level"}
+    names = {"code", "severity", "title", "detail", "remedy", "about", "share", "model", "method", "level"}
+    assert set(dataclasses.asdict(finding)) == names
 
 
 def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(trained):
@@ -301,6 +505,7 @@ def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(tr
             label=frame["label"].to_numpy(),
             prediction=frame["prediction"].to_numpy(),
             margin=frame["margin"].to_numpy(),
+            rounding=metrics["rounding"],
             repeat_difference=metrics["repeat_difference"],
             reach=frame["reach"].to_numpy(),
         )

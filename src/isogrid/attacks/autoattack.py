@@ -118,6 +118,11 @@ class Ensemble(Attack):
                 raise InputError("attacks", attack, f"attacks of one eps, norm and domain, those of the first and domain {self.domain}")
 
     @property
+    def gradient_free(self) -> bool:  # type: ignore[override]
+        """No part uses a gradient."""
+        return all(attack.gradient_free for attack in self.attacks)
+
+    @property
     def budget(self) -> float | None:
         return self.attacks[0].budget
 

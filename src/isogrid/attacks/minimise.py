@@ -53,6 +53,11 @@ class Minimise(Attack):
         require_number("tolerance", self.tolerance, 0, 1, low_open=True)
 
     @property
+    def gradient_free(self) -> bool:  # type: ignore[override]
+        """It is what its attack is."""
+        return self.attack.gradient_free
+
+    @property
     def budget(self) -> float | None:
         return None
 

@@ -22,7 +22,9 @@ from isogrid.cli.flags import choose_device
 from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
-from isogrid.study.audit.model import audit_model
+from isogrid.report.checks import audit_line
+from isogrid.study.audit.model import examine_model
+from isogrid.study.audit.rules import Audit
 from isogrid.study.records import outcome_frame
 from isogrid.study.spec import Spec
 
@@ -79,24 +81,23 @@ def attack_model(
             if out is not None:
                 _store(out, identity, outcome_frame(outcome))
         progress.update(bar, description="audit", visible=audit)
-        findings = (
-            audit_model(network, test.x, test.y, [attack for _, attack in chosen], seed=seed, samples=100, box=test.box) if audit else []
+        own = [attack for _, attack in chosen]
+        examined = (
+            examine_model(network, test.x, test.y, own, seed=seed, samples=100, box=test.box) if audit else Audit(findings=[], checks=[])
         )
+    checks = [asdict(check) for check in examined.checks]
     accuracy = float(outcome.correct.double().mean())
     if as_json:
-        print(
-            json.dumps(
-                _plain(model, test, accuracy, rows) | {"audit": [asdict(finding) for finding in findings]}, indent=1, allow_nan=False
-            )
-        )
+        told = {"audit": [asdict(finding) for finding in examined.findings], "audit_checks": checks}
+        print(json.dumps(_plain(model, test, accuracy, rows) | told, indent=1, allow_nan=False))
         return
     console.print(attack_table(model, test, accuracy, rows))
-    for finding in findings:
+    for finding in examined.findings:
         console.print(
             f"{finding.code} {finding.severity}: {finding.title}: {finding.detail}. {finding.remedy}", markup=False, highlight=False
         )
-    if audit and not findings:
-        console.print("audit: no rule fired (this does not prove that the model is robust)")
+    if audit:
+        console.print(f"audit: {audit_line(checks)} (what passed does not prove that the model is robust)", markup=False, highlight=False)
 
 
 def _attacks(text: str, eps: str | None) -> list[tuple[str, Attack]]:

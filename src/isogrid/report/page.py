@@ -15,6 +15,7 @@ import jinja2
 from isogrid.core.files import write_text
 from isogrid.report import figures, gallery, matrices
 from isogrid.report.advice import Advice, advice, headline, marks
+from isogrid.report.checks import check_rows
 from isogrid.report.frontier import Frontier, frontier
 from isogrid.report.style import Drawing, drawing_style, slugify, variables
 from isogrid.report.tables import Group, Study, read_study
@@ -141,7 +142,7 @@ def _context(study: Study, parts: list[ModelPart]) -> dict[str, Any]:
         "claims": by_model,
         "contradictions": [claim for claim in judged if claim.verdict == "contradicted"],
         "audit": audit,
-        "audited": "audit" in study.summary,
+        "checks": check_rows(study.rows("audit_checks")),
         "errors": sum(one.severity == "error" for one in audit),
         "failures": [{"task": str(row.get("task")), "reason": str(row.get("reason"))} for row in study.rows("failures")],
         "attacks": attack_rows(study),

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isogrid.report.advice import advice, headline, marks
+from isogrid.report.checks import audit_line
 from isogrid.report.figures import headline as strongest
 from isogrid.report.frontier import Cell, Column, Frontier, frontier
 from isogrid.report.tables import Study, read_study
@@ -54,6 +55,8 @@ def print_summary(folder: Path, console: Console) -> None:
             console.print(Text(f"{model}: no level was measured", style="red"))
         _print_claims(study, model, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
+    if checks := study.rows("audit_checks"):
+        console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(checks)))
     failures = study.rows("failures")
     if failures:
         console.print(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isogrid.report.style import slugify
-from isogrid.report.tables import Study
+from isogrid.report.tables import TWIN, Study
 from isogrid.report.words import (
     CLAIMS,
     MISSING,
@@ -70,6 +70,7 @@ class Finding:
     title: str
     where: str
     detail: str
+    worst: str
     remedy: str
 
 
@@ -152,12 +153,8 @@ def findings(study: Study) -> list[Finding]:
     for row in study.rows("audit"):
         severity = str(row.get("severity") or "info")
         sign, tone = SEVERITIES.get(severity, ("·", "none"))
-        level = row.get("level")
-        sparsity = study.sparsities(str(row.get("model"))).get(level) if isinstance(level, int) else None
-        at = f"level {level}" + (f" ({percent(sparsity)})" if sparsity is not None else "") if level is not None else ""
-        where = ", ".join(str(part) for part in (row.get("model"), row.get("method"), at) if part)
         texts = {name: str(row.get(name) or "") for name in ("code", "title", "detail", "remedy")}
-        found.append(Finding(severity=severity, sign=sign, tone=tone, where=where, **texts))
+        found.append(Finding(severity=severity, sign=sign, tone=tone, where=place(row), worst=_worst(study, row), **texts))
     return sorted(found, key=lambda one: (order.index(one.severity) if one.severity in order else len(order), one.code, one.where))
 
 
@@ -165,6 +162,28 @@ def attack_name(row: Mapping[str, Any]) -> str:
     """The attack's name where its id is made from it, else the id: a label, or what a `minimise` minimises."""
     name, identity = str(row.get("name") or ""), str(row.get("id") or "")
     return attack_label(name if name and name != "minimise" and identity.startswith(name) else identity or name)
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """Where a row of the audit holds: model, method, levels and seeds.
+
+    >>> place({"model": "linear", "method": "dense", "levels": [1, 2, 3], "seeds": [0, 2]})
+    'linear, dense twin, levels 1–3, seeds 0, 2'
+    """
+    found = [str(row.get("model") or ""), "dense twin" if row.get("method") == TWIN else str(row.get("method") or "")]
+    for name in ("level", "seed"):
+        numbers = row.get(f"{name}s") or ([] if row.get(name) is None else [row[name]])
+        found.append(f"{name}{'s' if len(numbers) > 1 else ''} {level_list(numbers)}" if numbers else "")
+    return ", ".join(part for part in found if part)
+
+
+def _worst(study: Study, row: Mapping[str, Any]) -> str:
+    """Whose figures a finding of several levels or seeds tells."""
+    level = row.get("level")
+    if not isinstance(level, int) or len(row.get("levels") or ()) * len(row.get("seeds") or ()) < 2:
+        return ""
+    sparsity = None if row.get("method") == TWIN else study.sparsities(str(row.get("model"))).get(level)
+    return f"level {level}{'' if sparsity is None else f' ({percent(sparsity)} sparse)'}, seed {row.get('seed')}"
 
 
 def attack_rows(study: Study) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from isogrid.core.files import canonical
 from isogrid.core.random import derive
 from isogrid.data import Samples, Split
 from isogrid.sparsity import PRUNERS, Masks, live_outputs, prunable
-from isogrid.study.audit.model import audit_model, clean_passes
+from isogrid.study.audit.model import clean_passes, examine_model
 from isogrid.study.audit.records import CleanRecord
 from isogrid.study.blackbox import SubstituteConfig, blackbox, labels_of, train_substitute
 from isogrid.study.records import no_records, put_outcome, to_numpy
@@ -158,6 +158,7 @@ def evaluate(network: nn.Module, test: Samples, device: str) -> tuple[pd.DataFra
         "dead_outputs": int((~live).sum()),
         "constant": constant,
         "collapsed": constant or not bool(live.all()),
+        "rounding": seen.rounding,
         "probabilities": seen.probabilities,
         "repeat_difference": seen.repeat_difference if math.isfinite(seen.repeat_difference or 0.0) else None,
     }
@@ -314,16 +315,16 @@ def audit(
     samples: int,
     device: str,
 ) -> None:
-    """Probe one level: what `audit_model` finds with the study's attacks on the first `samples` test samples."""
+    """Probe one level: what `examine_model` finds with the study's attacks on the first `samples` test samples."""
     started = time.process_time()
     test = load_split(data).test
     x, y = test.x[:samples].to(device), test.y[:samples].to(device)
     chosen = [attacks.make(config) for config in configs]
-    findings = audit_model(
+    found = examine_model(
         trained(root, train_key, data, model, device), x, y, chosen, seed=derive(seed, "audit"), samples=samples, box=test.box
     )
     with Store(Path(root)).write(key) as cell:
-        cell.put(metrics={"findings": [asdict(finding) for finding in findings]}, cpu_seconds=time.process_time() - started)
+        cell.put(metrics=asdict(found), cpu_seconds=time.process_time() - started)
 
 
 def model_size(network: nn.Module) -> tuple[int, int]:

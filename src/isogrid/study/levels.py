@@ -39,14 +39,15 @@ class Attacked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One finished level: its plan, the metrics and per-sample predictions of its train cell, its finished attacks and theory rows."""
+    """One finished level: its plan, the metrics and per-sample predictions of its train cell, its finished attacks, theory rows, and its
+    audit's findings and checks where it was probed."""
 
     plan: LevelPlan
     metrics: dict[str, Any]
     clean: pd.DataFrame
     attacks: dict[str, Attacked]
     theory: list[dict[str, Any]]
-    probed: list[dict[str, Any]]
+    probed: dict[str, Any]
 
     @property
     def correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -81,7 +82,7 @@ def read_levels(study: Plan, store: Store) -> list[Level]:
                     records=store.read(cell.key).records,
                 )
         theory = store.read(level.theory).metrics["rows"] if level.theory is not None and store.finished(level.theory) else []
-        probed = store.read(level.audit).metrics["findings"] if level.audit is not None and store.finished(level.audit) else []
+        probed = store.read(level.audit).metrics if level.audit is not None and store.finished(level.audit) else {}
         found.append(Level(plan=level, metrics=trained.metrics, clean=trained.records, attacks=attacked, theory=theory, probed=probed))
     return found
 

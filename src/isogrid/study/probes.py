@@ -68,8 +68,8 @@ def transfer_task(spec: Spec, model: ModelPlan, chain: list[LevelPlan], root: Pa
 
 
 def _audit_configs(spec: Spec) -> list[dict[str, Any]]:
-    """The attacks whose figures an audit looks into: all but those that see survivors only."""
-    return [attacks.config_of(attack) for entry in spec.attacks if not entry.survivors for attack in entry.build()]
+    """The attacks whose figures an audit looks into; it runs those of survivors on all of its samples."""
+    return [attacks.config_of(attack) for entry in spec.attacks for attack in entry.build()]
 
 
 def audit_key(spec: Spec, model: ModelPlan, trained: str) -> str:

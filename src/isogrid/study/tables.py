@@ -15,7 +15,7 @@ from isogrid.core.files import replacing, save_tensors, write_json, write_text
 from isogrid.engines import Event
 from isogrid.metrics.robustness import attack_metrics, class_accuracy, mean_distance, median_distance, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
-from isogrid.study.audit.study import audit_findings
+from isogrid.study.audit.study import audit_study
 from isogrid.study.claims import judge, recommend
 from isogrid.study.evidence import Evidence
 from isogrid.study.levels import Attacked, Family, Level, attack_cells, families, groups, read_levels
@@ -154,7 +154,7 @@ def _summary(
             for t in study.transfers
             if store.finished(t.key)
         ],
-        "audit": audit_findings(grouped),
+        **audit_study(grouped),
         "recommendation": recommend(evidence, spec.tolerance.model_dump()),
         "failures": [{"task": event.task.label, "reason": event.reason} for event in failures],
     }

@@ -15,8 +15,10 @@ from isogrid.attacks import make
 from isogrid.attacks.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin, require
 from isogrid.attacks.pgd import PGD
 from isogrid.core.norms import L2, Norm
-from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
-from isogrid.study.audit.rules import Finding, audit_level
+from isogrid.study.audit.masking import cases, occurrences
+from isogrid.study.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
+from isogrid.study.audit.roles import role_of
+from isogrid.study.audit.rules import Audit, Finding, examine_level
 from isogrid.study.records import outcome_frame
 from isogrid.study.spec import attack_id
 
@@ -43,9 +45,11 @@ def audit_model(
     """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: the findings of `audit_level`, from probes that it runs itself.
 
     `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
-    their threat models, noise and HopSkipJump where no gradient-free attack is among them, every iterative white-box attack at
-    twice its steps, and the first fixed-budget one of each norm at budgets growing until they span the box. An empty list means that
-    no rule fired, not that the model is robust. Raises InputError and ModelError as an attack does.
+    their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
+    attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
+    they span the box. Where gradients then look masked at a budget, FAB has a second try. An empty list means that no
+    rule fired, not that the model is robust, nor that every rule had something to judge: `examine_model` tells that too.
+    Raises InputError and ModelError as an attack does.
     Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)).train()
@@ -54,6 +58,22 @@ def audit_model(
     >>> "IG003" in {finding.code for finding in audit_model(net, x, y)}
     True
     """
+    return examine_model(model, x, y, attacks, eps=eps, seed=seed, samples=samples, box=box, name=name).findings
+
+
+def examine_model(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[Attack] = (),
+    *,
+    eps: float = 0.1,
+    seed: int = 0,
+    samples: int = 200,
+    box: tuple[float, float] = (0.0, 1.0),
+    name: str = "",
+) -> Audit:
+    """As `audit_model`, with what became of every rule beside the findings."""
     require("eps", eps, eps > 0 and math.isfinite(eps), "a number > 0")
     require("samples", samples, samples >= 1, "an integer >= 1")
     check_samples(x, y, box)
@@ -63,29 +83,33 @@ def audit_model(
     clean = CleanRecord.of_logits(first, y, again, reach=reach, training=training)
     chosen = tuple(attacks) or (PGD(eps=eps, loss="margin"),)
 
-    def run(attack: Attack, budget: float | None = None) -> AttackRecord:
+    def run(attack: Attack, budget: float | None = None, *, reported: bool = False) -> AttackRecord:
         override = None if budget is None else x.new_full((len(y),), budget)
         outcome = attack(model, x, y, seed=seed, box=box, budget=override)
         frame = outcome_frame(outcome)
-        return AttackRecord.of_columns(attack, attack_id(attack), {c: frame[c] for c in frame.columns}, len(y), eps=budget)
+        columns = {c: frame[c] for c in frame.columns}
+        return AttackRecord.of_columns(attack, attack_id(attack), columns, len(y), eps=budget, reported=reported)
 
-    records = {attack: run(attack) for attack in (*chosen, *_floor(chosen))}
+    ours = (*comparators(chosen), *_floor(chosen))
+    records = {attack: run(attack, reported=True) for attack in chosen} | {attack: run(attack) for attack in ours if attack not in chosen}
     doubles = {attack: double for attack in chosen if (double := _doubled(attack)) is not None}
+    # single steps overshoot, so their success need not grow
+    grown = {attack.threat: attack for attack in reversed(records) if attack.budget is not None and role_of(attack) == "strong"}
+
+    def growth(norm: Norm, attack: Attack) -> Growth:
+        span = _span(norm, x, box)
+        budgets = [b for factor in GROWTH if attack.budget is not None and (b := factor * attack.budget) < span]
+        return Growth(records=(records[attack], *(run(attack, b) for b in [*budgets, span])), spans=True)
+
     inputs = LevelInputs(
         model=name,
         clean=clean,
         attacks=tuple(records.values()),
         doubled=tuple((records[attack], run(double)) for attack, double in doubles.items()),
+        growth=tuple(growth(norm, attack) for norm, attack in grown.items()),
     )
-    findings = audit_level(inputs)
-    grown = {attack.threat: attack for attack in reversed(list(doubles)) if attack.budget is not None}
-    for norm, attack in grown.items():
-        span = _span(norm, x, box)
-        budgets = [b for factor in GROWTH if attack.budget is not None and (b := factor * attack.budget) < span]
-        growth = (records[attack], *(run(attack, b) for b in [*budgets, span]))
-        found = audit_level(LevelInputs(model=name, clean=clean, growth=growth, growth_spans=True))
-        findings += [finding for finding in found if finding not in findings]
-    return sorted(findings, key=lambda finding: finding.code)
+    more = tuple(run(attack) for attack in _second_opinions(inputs))
+    return examine_level(dataclasses.replace(inputs, attacks=inputs.attacks + more))
 
 
 def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
@@ -107,6 +131,30 @@ def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float
                 steepness = torch.zeros_like(gap)
             reach.append((gap.detach().abs().double() / steepness.double() / _span(L2, x, box)).cpu().numpy())
     return first, again, np.nan_to_num(np.concatenate(reach), nan=math.inf, posinf=math.inf)
+
+
+def comparators(chosen: Sequence[Attack]) -> list[Attack]:
+    """The strong white-box attacks that `chosen` lacks: beside single steps, DeepFool and mixed ensembles, whose failures say nothing."""
+    found: dict[Attack, None] = {}
+    for attack in chosen:
+        strong = [a for a in (*chosen, *found) if role_of(a) == "strong" and (a.threat, a.domain) == (attack.threat, attack.domain)]
+        if role_of(attack) in ("strong", "gradient-free") or any(a.budget in (None, attack.budget) for a in strong):
+            continue
+        if attack.budget is not None:
+            config = {"name": "pgd", "eps": attack.budget, "norm": attack.threat.name, "domain": attack.domain, "loss": "margin"}
+            found[make(config)] = None
+        elif attack.threat == L2:
+            found[make({"name": "ddn", "domain": attack.domain})] = None
+        else:
+            found[make({"name": "fmn", "norm": attack.threat.name, "domain": attack.domain})] = None
+    return list(found)
+
+
+def _second_opinions(inputs: LevelInputs) -> list[Attack]:
+    """FAB at each budget at which gradients look masked: in few dimensions an ascent ends in a corner, where boundaries of several classes,
+    aimed at one by one, would have been nearer. It starts at the sample itself, so that its success is not a random start's."""
+    doubted = [case for case in cases(inputs) if case.eps is not None and any(True for _ in occurrences(case))]
+    return [make({"name": "fab", "eps": case.eps, "norm": case.norm, "domain": case.domain}) for case in doubted]
 
 
 def _floor(chosen: Sequence[Attack]) -> list[Attack]:
@@ -135,4 +183,4 @@ def _span(norm: Norm, x: Tensor, box: tuple[float, float]) -> float:
     return float(norm.size(torch.full_like(x[:1], box[1] - box[0]).double()))
 
 
-__all__ = ["audit_model", "clean_passes"]
+__all__ = ["audit_model", "clean_passes", "examine_model"]

@@ -9,17 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from isogrid.study.audit import checks
+from isogrid.study.audit import checks, masking, scopes
 from isogrid.study.audit.records import LevelInputs
+from isogrid.study.audit.scopes import Scope
 
 Severity = Literal["info", "warning", "error"]
+State = Literal["found", "passed", "not checked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that a reviewer would hold against the figures of a level, and what to do about it.
 
-    code: IG001 ... ; severity: "error" (the figures cannot be used), "warning" (they may mislead), "info". model, method, level: where.
+    code: IG001 ... ; severity: "error" (the figures cannot be used), "warning" (they may mislead), "info". about: the attack or threat
+    model ("" for the level itself); share: how much of it, 0 to 1. model, method, level: where.
     """
 
     code: str
@@ -27,6 +30,8 @@ class Finding:
     title: str
     detail: str
     remedy: str
+    about: str = ""
+    share: float = 0.0
     model: str = ""
     method: str = ""
     level: int | None = None
@@ -34,47 +39,73 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A finding in waiting: `check(inputs)` yields one detail per occurrence; `applies(inputs)`: there was something to judge."""
+    """A finding in waiting: `check(inputs)` yields its occurrences; `scope(inputs)`: what there was to judge."""
 
     code: str
     severity: Severity
     title: str
     remedy: str
-    check: Callable[[LevelInputs], checks.Details]
-    applies: Callable[[LevelInputs], bool]
+    check: Callable[[LevelInputs], checks.Occurrences]
+    scope: Callable[[LevelInputs], Scope]
 
 
-def audit_level(inputs: LevelInputs) -> list[Finding]:
-    """All findings on one level from its records, in the order of their codes; an empty list where nothing was found.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What became of one rule. gap: what it could not look at and why; a rule that could look at nothing is "not checked"."""
+
+    code: str
+    severity: Severity
+    title: str
+    state: State
+    gap: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What was found, and what became of every rule, both in the order of the codes."""
+
+    findings: list[Finding]
+    checks: list[Checked]
+
+
+def examine_level(inputs: LevelInputs) -> Audit:
+    """Apply every rule to one level's records.
 
     >>> import torch
     >>> from isogrid.study.audit.records import CleanRecord
     >>> z, y = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
-    >>> [finding.code for finding in audit_level(LevelInputs(clean=CleanRecord.of_logits(z, y)))]
-    ['IG003']
+    >>> audit = examine_level(LevelInputs(clean=CleanRecord.of_logits(z, y)))
+    >>> [finding.code for finding in audit.findings], [one.code for one in audit.checks if one.state == "passed"]
+    (['IG003'], ['IG002', 'IG008', 'IG010'])
     """
-    return [
-        Finding(
-            code=rule.code,
-            severity=rule.severity,
-            title=rule.title,
-            detail=detail,
-            remedy=rule.remedy,
-            model=inputs.model,
-            method=inputs.method,
-            level=inputs.level,
-        )
-        for rule in RULES
-        for detail in rule.check(inputs)
-    ]
+    findings, checked = [], []
+    for rule in RULES:
+        found = [_finding(rule, one, inputs) for one in rule.check(inputs)]
+        scope = rule.scope(inputs)
+        state: State = "found" if found else "passed" if scope.judged else "not checked"
+        findings += found
+        checked.append(Checked(code=rule.code, severity=rule.severity, title=rule.title, state=state, gap=scope.gap))
+    return Audit(findings=findings, checks=checked)
 
 
-def verdicts(inputs: LevelInputs) -> dict[str, Literal["found", "passed", "not applicable"]]:
-    """What became of each rule on one level, by code: "passed" is said only where there was something to judge."""
-    return {
-        rule.code: "found" if any(True for _ in rule.check(inputs)) else "passed" if rule.applies(inputs) else "not applicable"
-        for rule in RULES
-    }
+def audit_level(inputs: LevelInputs) -> list[Finding]:
+    """The findings alone; an empty list means that no rule fired, not that every rule had something to judge."""
+    return examine_level(inputs).findings
+
+
+def _finding(rule: Rule, found: checks.Occurrence, inputs: LevelInputs) -> Finding:
+    return Finding(
+        code=rule.code,
+        severity=rule.severity,
+        title=rule.title,
+        detail=found.text,
+        remedy=rule.remedy,
+        about=found.about,
+        share=found.share,
+        model=inputs.model,
+        method=inputs.method,
+        level=inputs.level,
+    )
 
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -85,7 +116,7 @@ RULES: Final[tuple[Rule, ...]] = (
         remedy="Gradient attacks cannot move these samples: look for quantised inputs, saturated activations or dead paths, attack a "
         "smooth copy of the model, and report gradient-free attacks (square, hopskipjump) beside.",
         check=checks.zero_gradients,
-        applies=lambda inputs: bool(checks.white(inputs)) or inputs.clean.reach is not None,
+        scope=scopes.gradients,
     ),
     Rule(
         code="IG002",
@@ -94,15 +125,15 @@ RULES: Final[tuple[Rule, ...]] = (
         remedy="Nothing to do here: isogrid's losses do not saturate. Do not compare with figures from a library that climbs the plain "
         "float32 cross-entropy; it overstates the robustness of this model.",
         check=checks.float32_saturation,
-        applies=checks.always,
+        scope=scopes.everywhere,
     ),
     Rule(
         code="IG003",
         severity="error",
         title="probabilities instead of logits",
-        remedy="Remove the softmax from the end of the model: return logits.",
+        remedy="Remove the softmax or sigmoid from the end of the model: return logits.",
         check=checks.probabilities,
-        applies=checks.always,
+        scope=scopes.everywhere,
     ),
     Rule(
         code="IG004",
@@ -111,7 +142,7 @@ RULES: Final[tuple[Rule, ...]] = (
         remedy="Make the model deterministic in eval mode, or average gradients and verdicts over many draws (expectation over "
         "transformation): one draw's success is chance.",
         check=checks.randomised,
-        applies=lambda inputs: inputs.clean.repeat_difference is not None,
+        scope=scopes.repeated,
     ),
     Rule(
         code="IG005",
@@ -119,8 +150,8 @@ RULES: Final[tuple[Rule, ...]] = (
         title="a gradient-free attack beats the white-box ones",
         remedy="The gradients mislead, or the white-box attacks are too weak: add apgd-t or autoattack and restarts; if it stays, "
         "gradients are masked and only the envelope with the gradient-free attack may be reported.",
-        check=checks.masked,
-        applies=checks.has_both_kinds,
+        check=masking.masked,
+        scope=scopes.masking,
     ),
     Rule(
         code="IG006",
@@ -128,7 +159,7 @@ RULES: Final[tuple[Rule, ...]] = (
         title="more steps still help",
         remedy="Double the attack's steps until nothing changes, or use an attack that stops on convergence (ddn, apgd-t).",
         check=checks.not_converged,
-        applies=lambda inputs: bool(inputs.doubled),
+        scope=scopes.doubled,
     ),
     Rule(
         code="IG007",
@@ -137,24 +168,25 @@ RULES: Final[tuple[Rule, ...]] = (
         remedy="An attack that fails where any input is allowed does not work on this model: gradients are masked, or its step size or "
         "loss does not fit. Use another attack (margin loss, gradient-free) before reading any figure of this one.",
         check=checks.not_all_broken,
-        applies=lambda inputs: len(inputs.growth) > 1 or inputs.growth_spans,
+        scope=scopes.grown,
     ),
     Rule(
         code="IG008",
         severity="warning",
         title="margins too small to trust",
-        remedy="These verdicts change with batch size, device and precision: evaluate in float64, or scale the logits up.",
+        remedy="These verdicts change with batch size, device and precision: evaluate in float64, and take out of the logits what all "
+        "classes have in common.",
         check=checks.tiny_margins,
-        applies=checks.always,
+        scope=scopes.everywhere,
     ),
     Rule(
         code="IG009",
         severity="warning",
         title="attack failures above 1 %",
-        remedy="The mean distance is not reported (dropping failures biases it): read the median, or add an attack that does not fail "
-        "(ddn, cw) and use the envelope.",
+        remedy="Dropping failures biases the mean, so it is marked void and no claim uses it. Add an attack that does not fail (ddn, cw; "
+        "fmn in linf) in the same norm and domain, and read their envelope.",
         check=checks.failures,
-        applies=lambda inputs: any(record.eps is None for record in checks.white(inputs)),
+        scope=scopes.distances,
     ),
     Rule(
         code="IG010",
@@ -162,7 +194,7 @@ RULES: Final[tuple[Rule, ...]] = (
         title="collapsed level",
         remedy="The level takes no part in r_2 or claims. Prune less, protect the last layer, or retrain longer.",
         check=checks.collapse,
-        applies=lambda inputs: len(inputs.clean.prediction) > 1,
+        scope=scopes.several,
     ),
     Rule(
         code="IG011",
@@ -170,7 +202,7 @@ RULES: Final[tuple[Rule, ...]] = (
         title="saturated r_inf",
         remedy="At the floor or the ceiling a change cannot be seen, so this eps is no evidence here: add a smaller or a larger eps.",
         check=checks.saturated_budgets,
-        applies=lambda inputs: bool(checks.fixed(inputs)),
+        scope=scopes.budgets,
     ),
     Rule(
         code="IG012",
@@ -178,10 +210,10 @@ RULES: Final[tuple[Rule, ...]] = (
         title="model in train mode",
         remedy="Call model.eval() before evaluating: the attacks do, so their figures differ from yours with dropout on.",
         check=checks.train_mode,
-        applies=checks.always,
+        scope=scopes.handed_over,
     ),
 )
 """Every rule, in the order of its code; codes are never used again for something else."""
 
 
-__all__ = ["RULES", "Finding", "Rule", "audit_level", "verdicts"]
+__all__ = ["RULES", "Audit", "Checked", "Finding", "Rule", "audit_level", "examine_level"]
