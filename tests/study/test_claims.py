@@ -133,6 +133,52 @@ CONTRARY = {
 }
 
 
+# the walk of seeds as first measured: 1 % of r_2 between dense and the last level
+BEYOND = {
+    "r_2 rises by 5 % and falls by 60 %": curve((0, 0), (3, 0.05), (8, 0.05), (9, -0.05), (14, -0.55)),
+    "r_2 is level and falls by 60 %": curve((0, 0), (6, 0), (14, -0.6)),
+    "r_2 is level once and falls": curve((0, 0), (1, 0), (14, -0.6)),
+    "r_2 rises late": curve((0, 0), (7, -0.05), (9, 0.0), (10, -0.1), (14, -0.3)),
+}
+RISING = curve((0, 0), (8, 0.13), (14, 0.02))
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_lies_beyond_the_threshold_contradicts_no_rise_up_to_it(name, made_up):
+    """Accuracy is kept to the end, so that every level counts: where some level is as good as its twin, claim 2 may be true."""
+    rng, n = np.random.default_rng([20, len(name)]), 60
+    settings = {"samples": 500, "walk": (0.01,) * 3, "base": (0.94, 0.15, 0.95), "effect": (FLAT, RISING, BEYOND[name])}
+    found = collections.Counter(verdicts(made_up(rng, twin_levels=LEVELS, **settings))[2] for _ in range(n))
+    assert found["contradicted"] <= stats.binom.ppf(0.999, n, ALPHA), found
+
+
+def test_a_rise_up_to_a_threshold_is_supported_whatever_comes_after(made_up):
+    rng, n = np.random.default_rng(21), 40
+    settings = {"samples": 1000, "walk": (0.005, 0.01, 0.005), "base": (0.94, 0.15, 0.95)}
+    effect = (FLAT, RISING, BEYOND["r_2 rises by 5 % and falls by 60 %"])
+    found = collections.Counter(verdicts(made_up(rng, effect=effect, **settings))[2] for _ in range(n))
+    assert found["supported"] >= 0.8 * n, found
+
+
+@pytest.mark.parametrize("falling", [curve((0, 0), (1, -0.05), (14, -0.6)), curve((0, 0), (1, -0.1))])
+def test_a_fall_from_the_first_level_on_contradicts_claim_two(falling, made_up):
+    rng, n = np.random.default_rng(22), 40
+    settings = {"samples": 1000, "walk": (0.005,) * 3, "base": (0.94, 0.15, 0.95), "effect": (FLAT, RISING, falling)}
+    found = collections.Counter(verdicts(made_up(rng, **settings))[2] for _ in range(n))
+    assert found["contradicted"] >= 0.8 * n, found
+    assert found["supported"] == 0
+
+
+def test_a_late_fall_hides_no_early_rise_of_r_2_in_a_linear_model(made_up):
+    """Claim 1 says that r_2 stays level or falls from the first round on: here it is 15 % above the twin at levels 1 to 3."""
+    effect = (FLAT, curve((0, 0), (6, 0.15)), curve((0, 0), (1, 0.15), (3, 0.15), (5, -0.1), (14, -0.6)))
+    rng, n = np.random.default_rng(23), 40
+    found = [the(made_up(rng, linear=True, samples=500, walk=(0.005,) * 3, effect=effect), 1) for _ in range(n)]
+    assert all(one["verdict"] != "supported" for one in found)
+    assert sum(one["verdict"] == "contradicted" for one in found) >= 0.8 * n
+    assert set(found[0]["parts"][1]["at"]) <= {1, 2, 3}
+
+
 @pytest.mark.parametrize("name", CONTRARY)
 def test_contradicting_studies_are_contradicted(name, made_up):
     claim, settings = CONTRARY[name]

@@ -110,6 +110,10 @@ def _sentence(finding: Finding, verdict: str, reason: str, alpha: float) -> str:
 
 def _effect(part: Part) -> str:
     text = effect_text(part.measure, part.estimate)
+    if part.to_peak:
+        text += f" in the mean up to its peak at level {_listed(part.at)}"
+    elif part.at != part.levels:
+        text += f" at level {_listed(part.at)}, the hardest to establish of the levels compared"
     if part.side == "not above":
         size = f"{100 * part.bound:g} %" if part.measure.ratio else f"{part.bound:g}"
         text += f", where level or falling means at most +{size}"
@@ -168,6 +172,7 @@ def _row(part: Part, role: str, alpha: float) -> dict[str, Any]:
         "se": plain(estimate.se),
         "df": plain(estimate.df),
         "levels": list(part.levels),
+        "at": list(part.at),
         "against": list(part.against),
         "seeds": estimate.seeds,
         "n": estimate.samples,
