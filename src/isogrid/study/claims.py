@@ -132,8 +132,6 @@ def _control(finding: Finding) -> str:
         return _twin_text({(level, part.against) for part in finding.parts for level in part.levels})
     peaks = sorted({level for part in finding.parts for level in part.against})
     text = f"most robust level before it, chosen on the other seeds and samples: {_listed(peaks)}"
-    if any(part.net is None for part in finding.parts):
-        return f"{text}; no dense twin tells a fall by sparsity from a fall by training"
     compared = {(level, part.rounds) for part in finding.parts for level in (*part.levels, *part.against) if part.rounds}
     return f"{text}; and beyond the change meanwhile of the {_twin_text(compared)}" if compared else text
 

@@ -10,8 +10,8 @@
   A peak is chosen, for a seed, on other seeds and other samples than are judged (`metrics.statistics.held_out_means`).
   Between the rounds at which the twin was attacked it is interpolated, and what is concluded must hold on both scales of
   interpolation, log(1 + k) and k (the larger p-value; `evidence.Table.twin_weights`); the effect shown is that on log(1 + k).
-3 (nonlinear models): the last uncollapsed level lies below the most robust level before it, in both norms, and where the twin was
-  attacked it fell by more than the twin did over the same rounds: a fall that training alone brings about supports nothing.
+3 (nonlinear models): the last uncollapsed level lies below the most robust level before it, in both norms, and it fell by more than
+  the twin did over the same rounds: a fall that training alone brings about supports nothing.
 
 What belongs here: which levels are compared with what, and how the halves of a claim are put together. What does not: verdicts and their
 words (`study.claims`), which arrays are evidence (`study.evidence`).
@@ -19,7 +19,7 @@ words (`study.claims`), which arrays are evidence (`study.evidence`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -41,7 +41,7 @@ class Part:
     given (`to_peak`), or the one level that is hardest to establish. `against`: the twin's rounds that the comparison rests on, claim
     3: the peak's levels. `side`, `bound`: what is claimed, "not above" +bound say. `straight`: the effect where the twin is interpolated
     in straight lines; None where nothing is interpolated. `net`:
-    claim 3's effect beyond the twin's change over the same time, by its `rounds`; None where there is no such twin.
+    claim 3's effect beyond the twin's change over the same time, by its `rounds`; None in other claims.
     """
 
     measure: Measure
@@ -103,6 +103,11 @@ def findings_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Find
 
 def _against_twin(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Finding:
     """Claims 1, 2, 5: sparse levels that keep their accuracy, each against the dense twin at the same round, per norm."""
+    return _judged(evidence, claim, lambda measure: _twin_part(evidence, measure, sides[measure.norm], tolerance))
+
+
+def _judged(evidence: Evidence, claim: int, contrast: Callable[[Measure], Part | str]) -> Finding:
+    """The claim by the contrast of each norm's primary measure, that of the other measures beside it; nothing without a control."""
     chosen = primaries(evidence.measures)
     if not any(measure.controlled for measure in evidence.measures):
         reason = "no dense twin of equal training was attacked" if evidence.measures else "nothing was attacked"
@@ -112,14 +117,13 @@ def _against_twin(evidence: Evidence, claim: int, sides: Mapping[str, Side], tol
         if norm not in chosen or not chosen[norm].controlled:
             reasons.append(f"{norm}: not attacked on sparse levels and dense twin alike")
             continue
-        part = _twin_part(evidence, chosen[norm], sides[norm], tolerance)
+        part = contrast(chosen[norm])
         if isinstance(part, Part):
             parts.append(part)
         else:
             reasons.append(f"{norm}: {part}")
     others = [m for m in evidence.measures if m.controlled and m.name not in {c.name for c in chosen.values()}]
-    secondary = [part for m in others if isinstance(part := _twin_part(evidence, m, sides[m.norm], tolerance), Part)]
-    return _combined(evidence, claim, parts, secondary, reasons)
+    return _combined(evidence, claim, parts, [part for m in others if isinstance(part := contrast(m), Part)], reasons)
 
 
 def _twin_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | str:
@@ -231,23 +235,13 @@ def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Finding:
     Against the claim speaks a last level that lies above every level before it although it has lost accuracy; where it
     has not, the study did not go far enough to contradict.
     """
-    chosen = primaries(evidence.measures)
-    if not chosen:
-        return Finding(evidence=evidence, claim=3, controlled=False, reason="nothing was attacked")
-    parts, reasons = [], [f"{norm}: not attacked" for norm in NORMS if norm not in chosen]
-    for norm, measure in chosen.items():
-        part = _peak_part(evidence, measure, tolerance)
-        if isinstance(part, Part):
-            parts.append(part)
-        else:
-            reasons.append(f"{norm}: {part}")
-    names = {c.name for c in chosen.values()}
-    others = [_peak_part(evidence, m, tolerance) for m in evidence.measures if m.name not in names]
-    return _combined(evidence, 3, parts, [part for part in others if isinstance(part, Part)], reasons)
+    return _judged(evidence, 3, lambda measure: _peak_part(evidence, measure, tolerance))
 
 
 def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, float]) -> Part | str:
     rows = table(evidence, measure)
+    if not rows.controlled:
+        return "every attacked round of the twin is saturated, void or missing"
     if not rows.usable or len(rows.levels) < 2:
         return "fewer than two attacked levels are evidence (the rest is collapsed, saturated or void)"
     before = rows.values[:, :-1]
@@ -261,18 +255,17 @@ def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, flo
     accuracy = [evidence.correct[rows.seeds, evidence.levels.index(level)] for level in (0, rows.levels[-1])]
     lost = accuracy[1] - accuracy[0]
     lost = crossed(lost[:, ~np.isnan(lost).any(0)]).p_less(-tolerance["accuracy"])
+    if not np.all(np.any(rows.twin_weights()[:, peak], axis=0)):
+        return "the peak lies before the first round of the twin that is evidence"
     return _beyond_twin(replace(part, p_against=max(part.p_against, lost)), rows, values - reference, peak, float(reference.mean()))
 
 
 def _beyond_twin(part: Part, rows: Table, change: Floats, peak: NDArray[np.intp], size: float) -> Part:
     """`part` of claim 3, which now must hold for the `change` [S, N] beyond the twin's over the same rounds, too (the larger p).
 
-    `peak` [S]: indices of levels; `size`: the mean at the peak. Without a twin at those rounds the part stays as it is.
+    `peak` [S]: indices of levels; `size`: the mean at the peak.
     """
-    weights = rows.twin_weights()
-    if not rows.controlled or not np.all(np.any(weights[:, peak], axis=0)):
-        return part
-    nets = []
+    weights, nets = rows.twin_weights(), []
     for each in (weights, rows.twin_weights(straight=True)):
         net = crossed(change - judging(np.einsum("ts,stn->sn", each[:, -1:] - each[:, peak], rows.twin)), chosen=True)
         nets.append(net.scaled(1 / size) if part.measure.ratio else net)
