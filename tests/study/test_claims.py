@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from isogrid.attacks import ATTACKS
+from isogrid.metrics.statistics import choosing
 from isogrid.study.claims import ALPHA, Measure, judge, recommend
 from isogrid.study.evidence import STRENGTH, primaries, table
 
@@ -412,3 +413,11 @@ def test_tables_that_do_not_fit_are_refused(strong, changes):
 def test_a_twin_on_other_samples_is_refused(strong):
     with pytest.raises(ValueError, match="twin"):
         change(strong, 0, twin_values=strong.measures[0].twin_values[:, :, :-1])
+
+
+def test_a_twin_that_is_hardly_ever_right_is_no_denominator(strong):
+    """Correct on none of the samples that are judged: a relative effect is not defined, and the claim says so."""
+    twin = strong.measures[1].twin_values * choosing(strong.measures[1].twin_values.shape[2])
+    found = the(change(strong, 1, twin_values=twin, saturated=()), 2)
+    assert found["verdict"] == "undecided"
+    assert "l2: the twin's distances are all zero" in found["reason"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from isogrid.metrics.statistics import choosing
 from isogrid.study.recommendation import recommend
 
 TOLERANCE = {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}
@@ -133,3 +134,14 @@ def test_a_dense_network_that_is_best_is_said_to_be(made_up):
     l2 = found["most_robust"][1]
     assert (l2["level"], l2["decided"]) == (0, False)
     assert "dense has the highest mean of r_2" in l2["sentence"]
+
+
+def test_a_dense_network_that_is_hardly_ever_right_is_no_reference(strong, recwarn):
+    """A weak network, correct on few samples: on the samples that a choice is made on its distances are all zero."""
+    values = strong.measures[1].values * ~choosing(strong.measures[1].values.shape[2])
+    values[:, 1:, :4] += 1.0
+    for change_to in (values, strong.measures[1].values * choosing(strong.measures[1].values.shape[2])):
+        (found,) = recommend([change(strong, 1, values=change_to)], TOLERANCE)
+        assert [one["norm"] for one in found["most_robust"]] == ["linf"]
+        assert any("l2: undecided, the dense reference is hardly ever right" in sentence for sentence in found["sentences"])
+    assert not recwarn.list

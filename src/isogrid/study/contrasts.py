@@ -136,7 +136,7 @@ def _twin_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapp
     keeps = _keeps_accuracy(evidence, rows, tolerance["accuracy"])
     if not keeps.any(-1).all():
         return "no attacked level >= 1 that keeps its accuracy is evidence (the rest is collapsed, saturated, void or less accurate)"
-    if measure.ratio and not rows.twin.mean((0, 2)).min() > 0:
+    if measure.ratio and not judging(rows.twin).mean((0, 2)).min() > 0:
         return "the twin's distances are all zero"
     bound = tolerance["r_inf" if measure.kind == "r_inf" else "distance"] if side == "not above" else 0.0
     one, other = _tests(measure, rows, keeps, side, bound)

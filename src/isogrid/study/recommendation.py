@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
+from isogrid.metrics.statistics import Estimate, choosing, crossed, held_out_means, judging, relative
 from isogrid.study.evidence import ALPHA, CONFIDENCE, Evidence, Measure, Table, effect_size, effect_text, plain, primaries, table
 
 Floats = NDArray[np.float64]
@@ -118,12 +118,18 @@ def _axes(evidence: Evidence, tolerance: Mapping[str, float]) -> tuple[_Axis, li
     for norm, measure in primaries(evidence.measures).items():
         rows = table(evidence, measure)
         kind = "r_inf" if measure.kind == "r_inf" else "distance"
-        if rows.usable and 0 in rows.levels and (kind == "r_inf" or rows.values[:, rows.levels.index(0)].mean() > 0):
+        compared = rows.usable and 0 in rows.levels
+        if compared and (kind == "r_inf" or _positive(rows.values[:, rows.levels.index(0)])):
             norms.append(_Axis(name=measure.title, measure=measure, rows=rows, tolerance=tolerance[kind]))
         else:
-            why = rows.left_out.get(0, "not measured")
+            why = "hardly ever right" if compared else rows.left_out.get(0, "not measured")
             mute.append(f"{norm}: undecided, the dense reference is {why} under {measure.title}; nothing can be compared with it.")
     return _Axis(name="accuracy", measure=None, rows=table(evidence, clean), tolerance=tolerance["accuracy"]), norms, mute
+
+
+def _positive(dense: Floats) -> bool:
+    """Whether the reference [S, N] of a relative gain is positive wherever a gain is chosen or judged: 0 is "wrong to begin with"."""
+    return bool(dense[:, choosing(dense.shape[1])].mean(1).min() > 0 and judging(dense).mean() > 0)
 
 
 def _percent(evidence: Evidence, level: int) -> str:
