@@ -365,7 +365,7 @@ def test_primaries_look_at_no_outcome():
 
 
 def test_the_order_of_strength_names_attacks_that_exist():
-    assert {name for order in STRENGTH.values() for name in order} <= set(ATTACKS) | {"envelope"}
+    assert {name for order in STRENGTH.values() for name in order} <= set(ATTACKS) | {"envelope", "shared envelope"}
 
 
 def test_secondary_measures_are_reported_and_decide_nothing(strong):

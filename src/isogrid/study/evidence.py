@@ -25,8 +25,8 @@ CONFIDENCE = 0.9
 """Of the two-sided intervals beside the verdicts: both ends are one-sided 95 % limits, so a verdict and its interval agree."""
 NORMS = ("linf", "l2")
 STRENGTH = {
-    "linf": ("envelope", "autoattack", "apgd-t", "apgd-dlr", "apgd-ce", "pgd", "square", "rfgs", "fgs"),
-    "l2": ("envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab", "cw", "deepfool"),
+    "linf": ("envelope", "shared envelope", "autoattack", "apgd-t", "apgd-dlr", "apgd-ce", "pgd", "square", "rfgs", "fgs"),
+    "l2": ("envelope", "shared envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab", "cw", "deepfool"),
 }
 """The attacks by strength as benchmarks of others rank them (AttackBench; Croce & Hein 2020), fixed before any figure is seen; an
 attack that is not named comes last, in alphabetical order."""
@@ -37,7 +37,8 @@ KIND = {"linf": "r_inf", "l2": "distance"}
 class Measure:
     """One attack's figures on S seeds, L levels and N samples, and on T levels of the dense twin: the same seeds and samples.
 
-    `attack`: the attack's name ("envelope" for a per-sample minimum: over the SAME attacks for sparse network and twin). `kind`:
+    `attack`: the attack's name ("envelope" for a per-sample minimum over all attacks, "shared envelope" over those that all levels and
+    the twin have in common: what is compared met the SAME attacks). `kind`:
     "r_inf" (values 0 / 1: classified correctly under attack) or "distance" (0 misclassified to begin with, d > 0, inf failed).
     `values` [S, L, N], `twin_values` [S, T, N] or None; NaN: not run (a cell of a failed task, or samples left out). `eps`: None for
     a minimum-norm attack. `saturated`, `twin_saturated`: levels at the floor or the ceiling (`metrics.robustness.saturated`).
