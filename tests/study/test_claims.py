@@ -362,6 +362,11 @@ def test_primaries_look_at_no_outcome():
     assert primaries([measure("pgd", eps) for eps in (0.2, 0.05, 0.1, 0.4)])["linf"].eps == 0.1
     assert primaries([measure("deepfool", None, "l2", domain="free"), measure("cw", None, "l2")])["l2"].attack == "cw"
     assert primaries([measure("mine", 0.1), measure("fgs", 0.1)])["linf"].attack == "fgs"
+    # strength before domain: a free attack that is named beats a boxed one that is not, and domain breaks ties
+    l2 = [measure("hopskipjump", None, "l2"), measure("deepfool", None, "l2", domain="free")]
+    assert primaries(l2)["l2"].attack == "deepfool"
+    ties = [measure("envelope", None, "l2", name=domain, domain=domain) for domain in ("free", "box")]
+    assert primaries(ties)["l2"].domain == "box"
 
 
 def test_the_order_of_strength_names_attacks_that_exist():

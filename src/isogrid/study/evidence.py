@@ -224,7 +224,8 @@ def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
     """The one measure per norm that verdicts rest on, by a rule that looks at no outcome.
 
     A measure marked `primary` is it. Else, in this order: the twin was attacked too; the norm's own kind (r_inf for linf, distance
-    for l2); domain box before free; strength (`STRENGTH`); the lower median of the eps on offer.
+    for l2); strength (`STRENGTH`, attacks that it does not name after all that it does); domain box before free; the lower median of the
+    eps on offer.
 
     >>> def fgs(eps): return Measure(name=f"fgs@{eps}", attack="fgs", norm="linf", domain="box", eps=eps, kind="r_inf", levels=(0,),
     ...                              values=np.zeros((1, 1, 4)))
@@ -239,9 +240,9 @@ def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
             continue
         order = STRENGTH[norm]
 
-        def rank(m: Measure, norm: str = norm, order: tuple[str, ...] = order) -> tuple[bool, bool, bool, int, str]:
+        def rank(m: Measure, norm: str = norm, order: tuple[str, ...] = order) -> tuple[bool, bool, int, bool, str]:
             strength = order.index(m.attack) if m.attack in order else len(order)
-            return (not m.controlled, m.kind != KIND[norm], m.domain != "box", strength, m.attack)
+            return (not m.controlled, m.kind != KIND[norm], strength, m.domain != "box", m.attack)
 
         best = min(map(rank, offers))
         ties = sorted((m for m in offers if rank(m) == best), key=lambda m: (m.eps or 0.0, m.name))
