@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
-from isogrid.study.evidence import NORMS, Bools, Evidence, Floats, Measure, Table, primaries, table
+from isogrid.study.evidence import ALPHA, NORMS, Bools, Evidence, Floats, Measure, Table, primaries, table
 
 DEEP = ("vgg-like", "resnet-32")
 Side = Literal["rises", "rises to a peak", "not above", "falls"]
@@ -140,7 +140,7 @@ def _twin_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapp
         return "the twin's distances are all zero"
     bound = tolerance["r_inf" if measure.kind == "r_inf" else "distance"] if side == "not above" else 0.0
     one, other = _tests(measure, rows, keeps, side, bound)
-    shown = one if one.p_for <= other.p_against else other  # the effect shown is of what is nearer to being established
+    shown = other if other.p_against <= min(ALPHA, one.p_for) else one  # no verdict stands beside an effect that another test was made on
     return replace(shown, p_for=one.p_for, p_against=other.p_against)
 
 
