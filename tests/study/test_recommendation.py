@@ -145,3 +145,13 @@ def test_a_dense_network_that_is_hardly_ever_right_is_no_reference(strong, recwa
         assert [one["norm"] for one in found["most_robust"]] == ["linf"]
         assert any("l2: undecided, the dense reference is hardly ever right" in sentence for sentence in found["sentences"])
     assert not recwarn.list
+
+
+def test_where_the_first_level_is_worse_the_highest_sparsity_is_decided(made_up):
+    worse = {"effect": (FLAT, FLAT, curve((0, 0), (1, -0.2)))}
+    (found,) = recommend([made_up(np.random.default_rng(16), **worse, **QUIET)], TOLERANCE)
+    assert found["first_fragile"]["level"] == 1
+    assert found["highest_sparsity"]["decided"]
+    assert found["highest_sparsity"]["sentence"].startswith("No sparse level is as good as dense")
+    (open_,) = recommend([made_up(np.random.default_rng(9), walk=(0.3,) * 3)], TOLERANCE)
+    assert not open_["highest_sparsity"]["decided"]

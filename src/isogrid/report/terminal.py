@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isogrid.report.advice import advice, headline, marks
+from isogrid.report.advice import advice, headline, marks, sentences
 from isogrid.report.figures import headline as strongest
 from isogrid.report.frontier import Cell, Column, Frontier, frontier
 from isogrid.report.tables import Study, read_study
@@ -54,6 +55,8 @@ def print_summary(folder: Path, console: Console) -> None:
             console.print(Text(f"{model}: no level was measured", style="red"))
         _print_claims(study, model, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
+        for sentence in sentences(study, model):
+            console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 11)))
     failures = study.rows("failures")
     if failures:
         console.print(
