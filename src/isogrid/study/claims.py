@@ -171,6 +171,7 @@ def _row(part: Part, role: str, alpha: float) -> dict[str, Any]:
         "df": plain(estimate.df),
         "levels": list(part.levels),
         "at": list(part.at),
+        "to_peak": part.to_peak,
         "against": list(part.against),
         "seeds": estimate.seeds,
         "n": estimate.samples,
