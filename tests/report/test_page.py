@@ -117,7 +117,7 @@ def test_the_number_of_samples_is_named_wherever_it_is_not_the_studys(study, pag
     """C&W saw 200 of the 1,000 samples: in the header of its column, in the legend, in the caption."""
     assert "r₂ · box · n = 200" in page.text
     assert "n = 1000" not in page.text
-    assert "Thin: DDN and C&W (n = 200)" in page.text or "C&W (n = 200)" in page.text
+    assert "On fewer than all 1000 test samples: C&W (n = 200)." in page.text
     drawing = figures.overview(
         read_study(study), "linear", next(g for g in read_study(study).groups("linear") if g.norm == "l2" and g.domain == "box"), None
     )
@@ -133,6 +133,17 @@ def test_a_median_that_most_attacks_failed_to_reach_is_infinite(make_study, tmp_
             curve["points"][0] |= {"failed": 300, "median": None}
     (folder / "summary.json").write_text(json.dumps(summary))
     assert "300 of 540 failed, median ∞" in Page(build_report(folder).read_text(encoding="utf-8")).text
+
+
+def test_a_figure_whose_every_level_is_void_says_so(make_study, tmp_path):
+    folder = make_study(tmp_path / "all", **SMALL)
+    summary = json.loads((folder / "summary.json").read_text())
+    for point in (point for curve in summary["curves"] if curve["norm"] == "l2" for point in curve["points"]):
+        point |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 30, "attacked": 540, "median": 0.4}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = Page(build_report(folder).read_text(encoding="utf-8")).text
+    assert "Every level is void" in text
+    assert "One seed" not in text
 
 
 def test_the_twin_is_drawn_under_the_attacks_that_it_met(make_study, tmp_path):

@@ -21,6 +21,12 @@ def on_samples(study: Study, curves: Sequence[Curve]) -> str:
     return f", {joined(list(notes))} of {study.samples} test samples" if notes and study.samples else ""
 
 
+def few_samples(study: Study, curves: Sequence[Curve]) -> str:
+    """A sentence on the attacks that did not see all test samples; empty where every one did."""
+    few = [curve_label(study, curve) for curve in curves if samples_note(curve.samples, study.samples)]
+    return f" On fewer than all {study.samples} test samples: {joined(few)}." if few else ""
+
+
 def describe(model: str, curve: Curve, group: Group) -> str:
     """The alternative text of a curve."""
     sound = [point for point in curve.points if point.state == "sound" and math.isfinite(point.mean)]
@@ -52,6 +58,8 @@ def caption(study: Study, main: Curve, others: Sequence[Curve], twin: Curve | No
         parts.append(f"The dense twin met {met} alone: compare it with the shared envelope, as the claims do.")
     else:
         parts.append("Each twin is drawn at the level whose training it shares.")
-    if not several:
+    if main.points and all(point.void for point in main.points):
+        parts.append("Every level is void: what is known, the median and what failed, is in the frontier below.")
+    elif not several:
         parts.append("One seed: no spread over seeds can be shown.")
     return " ".join(parts)

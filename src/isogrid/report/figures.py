@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from isogrid.report.advice import advice
-from isogrid.report.captions import caption, curve_label, describe, on_samples
+from isogrid.report.captions import caption, curve_label, describe, few_samples, on_samples
 from isogrid.report.style import GRID, INK, MARKERS, MUTED, PAGE, SERIES, TWIN_COLOUR, Drawing, colours, finish, new_figure, slugify
 from isogrid.report.tables import DISTANCES, ENVELOPE, SHARED, TWIN, Curve, Group, Point, Study
 from isogrid.report.words import axis_title, group_title, norm_label
@@ -250,7 +250,8 @@ def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawin
         slug=slugify(model, group.metric, group.norm, group.domain, group.eps, "attacks"),
         title=f"{group_title(group)}: each attack",
         alt=" ".join(describe(model, curve, group) for curve in curves),
-        caption="Each attack against its own dense twin and its own untouched dense reference. Vertical scales differ.",
+        caption="Each attack against its own dense twin and its own untouched dense reference. Vertical scales differ."
+        + few_samples(study, curves),
     )
 
 
