@@ -303,6 +303,18 @@ def test_terminal_says_frontier_claims_and_recommendation_within_its_width(study
     assert "undecided" in text
 
 
+def test_void_levels_leave_the_terminal_room_for_the_sparsity(make_study, tmp_path):
+    folder = make_study(tmp_path / "all", **(SMALL | {"envelope": False}))
+    summary = json.loads((folder / "summary.json").read_text())
+    for point in (point for curve in summary["curves"] if curve["norm"] == "l2" for point in curve["points"]):
+        point |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 300, "attacked": 5400, "median": 0.4}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    print_summary(folder, console)
+    for words in ("33.3 %", "void! 300/5400", "median 0.400"):
+        assert words in console.file.getvalue()
+
+
 def test_two_processes_draw_the_same_bytes_as_one(study):
     def contents():
         return {path.name: path.read_bytes() for path in [study / "report.html", *sorted((study / "figures").iterdir())]}

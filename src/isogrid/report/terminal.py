@@ -115,7 +115,8 @@ def _title(column: Column) -> Text:
 
 def _cell(cell: Cell | None, top: float, ascii_only: bool, *, bars: bool) -> Text:
     if cell is not None and cell.state == "void":
-        return Text(f"{cell.mean}{_SYMBOLS['void']} {cell.note}".rstrip(), style="dim")
+        narrow = cell.note.replace(" of ", "/").replace(" failed", "").replace(", ", "\n")  # a column of bars is no wider
+        return Text(f"{cell.mean}{_SYMBOLS['void']} {narrow}".rstrip(), style="dim")
     if cell is None or not math.isfinite(cell.value):
         return Text("–", style="dim")
     sign = _SYMBOLS.get(cell.state, " ")
