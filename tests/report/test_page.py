@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from isogrid import attacks
 from isogrid.core.errors import InputError
-from isogrid.report import build_report, compare, print_summary
+from isogrid.report import build_report, compare, figures, print_summary
 from isogrid.report.advice import advice, headline
 from isogrid.report.tables import read_study
 from isogrid.report.verdicts import claim
@@ -97,9 +98,64 @@ def test_undecided_recommendations_say_so(study, page):
 
 def test_every_number_of_the_frontier_is_on_the_page_with_its_interval(study, page):
     points = [point for curve in read_study(study).curves for point in curve.points if curve.group.metric in ("r_inf", "r_2", "accuracy")]
+    assert all(math.isnan(point.mean) for point in points if point.void)
+    points = [point for point in points if not point.void]
     missing = [p for p in points if f"{p.mean:.3f}" not in page.text or f"[{p.low:.3f}, {p.high:.3f}]" not in page.text]
     assert len(points) > 100
     assert missing == []
+
+
+def test_a_void_level_shows_its_failures_and_its_median_and_no_mean(study, page):
+    assert "void 30 of 540 failed, median 0.412" in page.text
+    assert "median 0.413" in page.text
+    console = Console(file=io.StringIO(), width=200)
+    folder_text = print_summary(study, console) or console.file.getvalue()
+    assert "nan" not in folder_text + page.text.replace("finance", "")
+
+
+def test_the_number_of_samples_is_named_wherever_it_is_not_the_studys(study, page):
+    """C&W saw 200 of the 1,000 samples: in the header of its column, in the legend, in the caption."""
+    assert "r₂ · box · n = 200" in page.text
+    assert "n = 1000" not in page.text
+    assert "On fewer than all 1000 test samples: C&W (n = 200)." in page.text
+    drawing = figures.overview(
+        read_study(study), "linear", next(g for g in read_study(study).groups("linear") if g.norm == "l2" and g.domain == "box"), None
+    )
+    assert "C&W (n = 200)" in drawing.caption
+    assert "n = 200" in drawing.inline
+
+
+def test_a_median_that_most_attacks_failed_to_reach_is_infinite(make_study, tmp_path):
+    folder = make_study(tmp_path / "void", **SMALL)
+    summary = json.loads((folder / "summary.json").read_text())
+    for curve in summary["curves"]:
+        if curve["attack"] == "cw":
+            curve["points"][0] |= {"failed": 300, "median": None}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert "300 of 540 failed, median ∞" in Page(build_report(folder).read_text(encoding="utf-8")).text
+
+
+def test_a_figure_whose_every_level_is_void_says_so(make_study, tmp_path):
+    folder = make_study(tmp_path / "all", **SMALL)
+    summary = json.loads((folder / "summary.json").read_text())
+    for point in (point for curve in summary["curves"] if curve["norm"] == "l2" for point in curve["points"]):
+        point |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 30, "attacked": 540, "median": 0.4}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = Page(build_report(folder).read_text(encoding="utf-8")).text
+    assert "Every level is void" in text
+    assert "One seed" not in text
+
+
+def test_the_twin_is_drawn_under_the_attacks_that_it_met(make_study, tmp_path):
+    folder = make_study(tmp_path / "shared", **SMALL | {"rounds": 7})
+    summary = json.loads((folder / "summary.json").read_text())
+    linf = [c for c in summary["curves"] if c["attack"] == "envelope" and c["norm"] == "linf"]
+    summary["curves"] += [{**c, "attack": "shared-envelope", "over": ["fgs@0.1", "pgd@0.1"]} for c in linf]
+    summary["curves"] = [c for c in summary["curves"] if c not in linf or c["method"] != "dense"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = Page(build_report(folder).read_text(encoding="utf-8")).text
+    assert "The dense twin met FGS and PGD alone: compare it with the shared envelope" in text
+    assert "Shared envelope r∞ · ε = 0.1 · box" in text
 
 
 def test_every_figure_is_stored_named_and_has_an_alternative_text(study, page):
@@ -245,6 +301,18 @@ def test_terminal_says_frontier_claims_and_recommendation_within_its_width(study
     for words in ("linear", "91.2 %", "█", "✕ contradicted", "no control", "Recommendation", "x collapsed"):
         assert words in text
     assert "undecided" in text
+
+
+def test_void_levels_leave_the_terminal_room_for_the_sparsity(make_study, tmp_path):
+    folder = make_study(tmp_path / "all", **(SMALL | {"envelope": False}))
+    summary = json.loads((folder / "summary.json").read_text())
+    for point in (point for curve in summary["curves"] if curve["norm"] == "l2" for point in curve["points"]):
+        point |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 300, "attacked": 5400, "median": 0.4}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    print_summary(folder, console)
+    for words in ("33.3 %", "void! 300/5400", "median 0.400"):
+        assert words in console.file.getvalue()
 
 
 def test_two_processes_draw_the_same_bytes_as_one(study):

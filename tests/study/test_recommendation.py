@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from isogrid.metrics.statistics import choosing
 from isogrid.study.recommendation import recommend
 
 TOLERANCE = {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}
@@ -133,3 +134,24 @@ def test_a_dense_network_that_is_best_is_said_to_be(made_up):
     l2 = found["most_robust"][1]
     assert (l2["level"], l2["decided"]) == (0, False)
     assert "dense has the highest mean of r_2" in l2["sentence"]
+
+
+def test_a_dense_network_that_is_hardly_ever_right_is_no_reference(strong, recwarn):
+    """A weak network, correct on few samples: on the samples that a choice is made on its distances are all zero."""
+    values = strong.measures[1].values * ~choosing(strong.measures[1].values.shape[2])
+    values[:, 1:, :4] += 1.0
+    for change_to in (values, strong.measures[1].values * choosing(strong.measures[1].values.shape[2])):
+        (found,) = recommend([change(strong, 1, values=change_to)], TOLERANCE)
+        assert [one["norm"] for one in found["most_robust"]] == ["linf"]
+        assert any("l2: undecided, the dense reference is hardly ever right" in sentence for sentence in found["sentences"])
+    assert not recwarn.list
+
+
+def test_where_the_first_level_is_worse_the_highest_sparsity_is_decided(made_up):
+    worse = {"effect": (FLAT, FLAT, curve((0, 0), (1, -0.2)))}
+    (found,) = recommend([made_up(np.random.default_rng(16), **worse, **QUIET)], TOLERANCE)
+    assert found["first_fragile"]["level"] == 1
+    assert found["highest_sparsity"]["decided"]
+    assert found["highest_sparsity"]["sentence"].startswith("No sparse level is as good as dense")
+    (open_,) = recommend([made_up(np.random.default_rng(9), walk=(0.3,) * 3)], TOLERANCE)
+    assert not open_["highest_sparsity"]["decided"]

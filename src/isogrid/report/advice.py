@@ -9,12 +9,12 @@ from typing import Any
 from isogrid.report.tables import BUDGETED, DISTANCES, Study
 from isogrid.report.words import joined, norm_label, percent, signed
 
-UNDECIDED = "undecided"
+UNDECIDED, NONE = "undecided", "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """One question a user has, answered or `undecided`. `sentence` is the study's own, with effect and interval."""
+    """One question a user has, answered or `undecided`; `seeds`: how many networks the answer rests on."""
 
     key: str
     title: str
@@ -23,7 +23,7 @@ class Advice:
     decided: bool
     level: int | None
     sparsity: float | None
-    sentence: str
+    seeds: int
 
 
 def _at(level: int | None, sparsity: float | None) -> str:
@@ -49,6 +49,8 @@ def _gain(study: Study, row: Mapping[str, Any], part: Mapping[str, Any]) -> str:
 
 def _is_distance(study: Study, measure: str, norm: str) -> bool:
     """Whether a measure is a distance: the attack it names has no budget."""
+    if "envelope" in measure:
+        return "@" not in measure
     budgets = {str(row.get("id")): row.get("eps") for row in study.rows("attacks")}
     if measure in budgets:
         return budgets[measure] is None
@@ -66,19 +68,32 @@ def advice(study: Study, model: str) -> list[Advice]:
         if row.get("compromise"):
             found.append(_choice(study, row, row["compromise"], "compromise", "Best compromise over norms, accuracy kept", ""))
         if row.get("highest_sparsity"):
-            found.append(_highest(row["highest_sparsity"], study, model))
+            found.append(_highest(row["highest_sparsity"], study, model, _seeds(row)))
         if row.get("first_fragile"):
-            found.append(_fragile(row["first_fragile"]))
+            found.append(_fragile(row["first_fragile"], _seeds(row)))
     return found
+
+
+def sentences(study: Study, model: str) -> list[str]:
+    """The recommendation in the study's own sentences, each with its effect and interval, and what qualifies them all."""
+    return [str(sentence) for row in study.rows("recommendation", model) for sentence in row.get("sentences") or ()]
+
+
+def _seeds(row: Mapping[str, Any]) -> int:
+    return int(row.get("seeds") or 0)
 
 
 def _choice(study: Study, row: Mapping[str, Any], part: Mapping[str, Any], key: str, title: str, norm: str) -> Advice:
     level, sparsity = _level(part)
     decided = bool(part.get("decided"))
     at = _at(level, sparsity)
+    seeds = _seeds(row)
     detail = _gain(study, row, part)
-    if not decided:
-        detail = f"highest mean: {at}; {detail}" if detail else f"highest mean: {at}, not shown to beat dense"
+    if level == 0:  # dense has no gain over itself
+        detail = str(part.get("reason") or "dense has the highest mean; no sparse level is shown to be better")
+    elif not decided:
+        best = "highest mean" if norm else "best score"
+        detail = f"{best}: {at}; {detail}" if detail else f"{best}: {at}, not shown to beat dense"
     return Advice(
         key=f"{key} {norm}".strip(),
         title=title,
@@ -87,28 +102,31 @@ def _choice(study: Study, row: Mapping[str, Any], part: Mapping[str, Any], key: 
         decided=decided,
         level=level,
         sparsity=sparsity,
-        sentence=str(part.get("sentence") or ""),
+        seeds=seeds,
     )
 
 
-def _highest(part: Mapping[str, Any], study: Study, model: str) -> Advice:
+def _highest(part: Mapping[str, Any], study: Study, model: str, seeds: int) -> Advice:
     level, sparsity = _level(part)
     stopped = part.get("stopped_at")
     at = percent(study.sparsities(model).get(int(stopped))) if stopped is not None else ""
     detail = f"{at} is not shown to be as good" if at else "the last level measured" if level else ""
+    none = not level and bool(part.get("decided"))
+    if none:
+        level, sparsity, detail = None, None, f"{at} is already worse" if at else ""
     return Advice(
         key="not worse",
         title="Highest sparsity not worse than dense",
-        value=_at(level, sparsity) if level else UNDECIDED,
+        value=_at(level, sparsity) if level else NONE if none else UNDECIDED,
         detail=detail,
-        decided=bool(level),
+        decided=bool(level) or none,
         level=level,
         sparsity=sparsity,
-        sentence=str(part.get("sentence") or ""),
+        seeds=seeds,
     )
 
 
-def _fragile(part: Mapping[str, Any]) -> Advice:
+def _fragile(part: Mapping[str, Any], seeds: int) -> Advice:
     level, sparsity = _level(part)
     blame = ", ".join(str(name) for name in part.get("in") or ())
     return Advice(
@@ -121,7 +139,7 @@ def _fragile(part: Mapping[str, Any]) -> Advice:
         decided=True,
         level=level,
         sparsity=sparsity,
-        sentence=str(part.get("sentence") or ""),
+        seeds=seeds,
     )
 
 
@@ -143,7 +161,9 @@ def headline(found: list[Advice]) -> str:
     if unclear:
         parts.append(f"Whether any level beats dense under {joined(unclear, 'or')} is undecided.")
     highest = next((one for one in found if one.key == "not worse"), None)
-    if highest is not None:
+    if highest is not None and highest.value == NONE:
+        parts.append("No sparse level is as good as dense within the tolerances.")
+    elif highest is not None:
         parts.append(
             f"Not worse than dense up to {_sparse(highest.value)}."
             if highest.decided
@@ -152,6 +172,8 @@ def headline(found: list[Advice]) -> str:
     fragile = next((one for one in found if one.key == "fragile"), None)
     if fragile is not None:
         parts.append(f"First fragile at {_sparse(fragile.value)}." if fragile.level is not None else "No fragile level was found.")
+    if found[0].seeds == 1:
+        parts.append("This holds for the one network that was trained (one seed); another training run may differ.")
     return " ".join(parts)
 
 

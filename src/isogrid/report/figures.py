@@ -18,14 +18,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from isogrid.report.advice import advice
+from isogrid.report.captions import caption, curve_label, describe, few_samples, on_samples
 from isogrid.report.style import GRID, INK, MARKERS, MUTED, PAGE, SERIES, TWIN_COLOUR, Drawing, colours, finish, new_figure, slugify
-from isogrid.report.tables import DISTANCES, TWIN, Curve, Group, Point, Study
-from isogrid.report.words import attack_label, axis_title, group_title, joined, norm_label, number, percent
+from isogrid.report.tables import DISTANCES, ENVELOPE, SHARED, TWIN, Curve, Group, Point, Study
+from isogrid.report.words import axis_title, group_title, norm_label
 
 WIDTH = 4.6
 TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 HOLLOW = {"saturated": "o", "collapsed": "X", "void": "D"}
-STATE_LABELS = {"saturated": "saturated: no evidence", "collapsed": "collapsed network", "void": "void: attacks failed"}
+STATE_LABELS = {"saturated": "saturated: no evidence", "collapsed": "collapsed network", "void": "void: no mean, attacks failed"}
 MARKS = {
     "most robust": ("*", "most robust level"),
     "not worse": (9, "highest not worse than dense"),
@@ -67,7 +68,8 @@ def draw_curve(axes: Axes, curve: Curve, x: list[float], colour: str, marker: st
     sd = np.array([point.sd for point in curve.points])
     states = [point.state for point in curve.points]
     at = np.array(x)
-    line = np.where([state == "void" for state in states], np.nan, mean)
+    void_at = [state == "void" for state in states]
+    line, low, high = (np.where(void_at, np.nan, values) for values in (mean, low, high))
     order = 2 if thin else 4
     axes.plot(at, line, color=colour, lw=0.9 if thin else 1.8, ls=(0, (4, 2)) if dashed else "-", zorder=order, solid_capstyle="round")
     if not thin and np.isfinite(sd).any():
@@ -78,9 +80,11 @@ def draw_curve(axes: Axes, curve: Curve, x: list[float], colour: str, marker: st
         keep = [k for k, name in enumerate(states) if name == state]
         hollow = state != "sound"
         shape = HOLLOW.get(state, marker) if state != "saturated" else marker
+        void = state == "void"  # without a mean: its mark stands on the axis
+        place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False} if void else {}
         axes.plot(
-            at[keep], mean[keep], ls="", marker=shape, ms=size + (1.2 if hollow else 0), color=colour, zorder=order + 1,
-            mfc=PAGE if hollow else colour, mec=colour, mew=0.6 if thin else 1.1,
+            at[keep], np.zeros(len(keep)) if void else mean[keep], ls="", marker=shape, ms=size + (1.2 if hollow else 0), color=colour,
+            zorder=order + 1, mfc=PAGE if hollow else colour, mec=colour, mew=0.6 if thin else 1.1, **place,
         )  # fmt: skip
     return {state for state in states if state != "sound"}
 
@@ -153,8 +157,8 @@ def headline(curves: Sequence[Curve]) -> Curve:
 def attack_looks(study: Study, norm: str) -> dict[str, tuple[str, str]]:
     """Attack name -> (colour, marker) among the attacks of one norm, the same in every figure of the study."""
     listed = [str(row.get("name")) for row in study.rows("attacks") if row.get("norm") == norm]
-    met = [curve.name for curve in study.curves if curve.group.norm == norm and not curve.is_envelope]
-    return {**colours([*listed, *met]), "envelope": (INK, MARKERS[0])}
+    met = [curve.name for curve in study.curves if curve.group.norm == norm and curve.is_attack]
+    return {**colours([*listed, *met]), ENVELOPE: (INK, MARKERS[0]), SHARED: (MUTED, MARKERS[0])}
 
 
 def draw_marks(axes: Axes, study: Study, model: str, norm: str) -> list[Line2D | Patch]:
@@ -182,15 +186,15 @@ def overview(study: Study, model: str, group: Group, folder: Path | None) -> Dra
     states: set[str] = set()
     for curve in others:
         states |= draw_curve(axes, curve, positions(curve, levels), *looks[curve.name], thin=True)
-    twin = study.one(model, TWIN, group, main.attack)
+    twin = study.twin(main)
     if twin is not None:
         states |= draw_curve(axes, twin, positions(twin, levels), TWIN_COLOUR, "s", dashed=True)
     states |= draw_curve(axes, main, positions(main, levels), colour, marker)
     dense = draw_reference(axes, main.at(0), group, study.tolerance)
     finish_axes(axes, group, [1.0 - p for p in positions(main, levels)])
     kind = "minimum over attacks" if main.is_envelope else "strongest attack here" if others else "the only attack here"
-    keys: list[Line2D | Patch] = [key(f"{attack_label(main.attack)}: {kind}", colour, marker)]
-    keys += [key(attack_label(c.attack), *looks[c.name], lw=0.9) for c in others]
+    keys: list[Line2D | Patch] = [key(f"{curve_label(study, main)}: {kind}", colour, marker)]
+    keys += [key(curve_label(study, c), *looks[c.name], lw=0.9) for c in others]
     several = any(math.isfinite(point.sd) for point in main.points)
     tolerance = _tolerance(group, study.tolerance) > 0
     keys += legend_keys(
@@ -202,8 +206,8 @@ def overview(study: Study, model: str, group: Group, folder: Path | None) -> Dra
         folder,
         slug=slugify(model, group.metric, group.norm, group.domain, group.eps),
         title=group_title(group),
-        alt=_describe(model, main, group),
-        caption=_caption(main, others, twin, several, study.given(model)),
+        alt=describe(model, main, group),
+        caption=caption(study, main, others, twin, several),
     )
 
 
@@ -217,36 +221,9 @@ def finish_axes(axes: Axes, group: Group, sparsities: Sequence[float]) -> None:
     axes.set_title(axis_title(group) if group.metric != "accuracy" else "accuracy (share of all samples)")
 
 
-def _describe(model: str, curve: Curve, group: Group) -> str:
-    sound = [point for point in curve.points if point.state == "sound" and math.isfinite(point.mean)]
-    if not sound:
-        return f"{group_title(group)} of {model}: no level gives evidence."
-    best = max(sound, key=lambda point: point.mean)
-    first, last = sound[0], sound[-1]
-    return (
-        f"{group_title(group)} of {model} against sparsity, {attack_label(curve.attack) or 'clean'}: "
-        f"{number(first.mean)} at {percent(first.sparsity)}, highest {number(best.mean)} at {percent(best.sparsity)}, "
-        f"{number(last.mean)} at {percent(last.sparsity)}."
-    )
-
-
-def _caption(main: Curve, others: Sequence[Curve], twin: Curve | None, several: bool, given: bool) -> str:
-    seeds = max((point.seeds for point in main.points), default=0)
-    mean = "" if given else f", mean of {seeds} seed{'s' if seeds != 1 else ''}"
-    parts = [f"Bold: {'the envelope' if main.is_envelope else attack_label(main.attack)}{mean}."]
-    if others:
-        parts.append(f"Thin: {joined([attack_label(curve.attack) for curve in others])}.")
-    parts.append(
-        "Each twin is drawn at the level whose training it shares." if twin is not None else "This attack has no dense twin: no control."
-    )
-    if not several and not given:
-        parts.append("One seed: no spread over seeds can be shown.")
-    return " ".join(parts)
-
-
 def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawing | None:
     """One panel per attack of a threat model, each with its own twin, reference and uncertainty; None for a single attack."""
-    curves = [curve for curve in study.attacks(model, group) if not curve.is_envelope]
+    curves = [curve for curve in study.attacks(model, group) if curve.is_attack]
     if len(curves) < 2:
         return None
     looks, levels, tolerance = attack_looks(study, group.norm), study.sparsities(model), study.tolerance
@@ -263,7 +240,7 @@ def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawin
         finish_axes(axes, group, list(levels.values()))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
         axes.set_title(
-            attack_label(curve.attack) + ("" if twin is not None else "  (no twin attacked)"), color=looks[curve.name][0], fontsize=8.5
+            curve_label(study, curve) + ("" if twin is not None else "  (no twin attacked)"), color=looks[curve.name][0], fontsize=8.5
         )
         if place < len(curves) - 1:
             axes.set_xlabel("")
@@ -286,8 +263,8 @@ def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawin
         folder,
         slug=slugify(model, group.metric, group.norm, group.domain, group.eps, "attacks"),
         title=f"{group_title(group)}: each attack",
-        alt=" ".join(_describe(model, curve, group) for curve in curves),
-        caption=f"Each attack against its own {against}. Vertical scales differ.",
+        alt=" ".join(describe(model, curve, group) for curve in curves),
+        caption=f"Each attack against its own {against}. Vertical scales differ." + few_samples(study, curves),
     )
 
 
@@ -320,9 +297,10 @@ def accuracy(study: Study, model: str, folder: Path | None) -> Drawing | None:
             given=study.given(model),
         ),
     )
-    caption = f"Share of test samples classified correctly without any attack{'' if study.given(model) else ', mean over seeds'}."
-    alt = _describe(model, curve, curve.group).replace(group_title(curve.group), "Accuracy without attack")
-    return finish(figure, folder, slug=slugify(model, "accuracy"), title="Accuracy without attack", alt=alt, caption=caption)
+    told = "" if study.given(model) else ", mean over seeds"
+    told = f"Share of test samples classified correctly without any attack{told}{on_samples(study, [curve])}."
+    alt = describe(model, curve, curve.group).replace(group_title(curve.group), "Accuracy without attack")
+    return finish(figure, folder, slug=slugify(model, "accuracy"), title="Accuracy without attack", alt=alt, caption=told)
 
 
 def per_class(study: Study, model: str, folder: Path | None) -> Drawing | None:
@@ -357,6 +335,6 @@ def per_class(study: Study, model: str, folder: Path | None) -> Drawing | None:
         axes.set_title(f"class {names[place].removeprefix('accuracy_class_')}", fontsize=7.5)
     figure.supxlabel("sparsity in %", fontsize=8, color=MUTED)
     over = "" if study.given(model) else ", ± 1 sd over seeds"
-    caption = f"Blue: accuracy of the class{over}. Grey: mean over classes, which hides a class that falls early."
+    told = f"Blue: accuracy of the class{over}. Grey: mean over classes, which hides a class that falls early."
     alt = f"Accuracy of each of {len(names)} classes of {model} against sparsity."
-    return finish(figure, folder, slug=slugify(model, "accuracy-classes"), title="Accuracy per class", alt=alt, caption=caption)
+    return finish(figure, folder, slug=slugify(model, "accuracy-classes"), title="Accuracy per class", alt=alt, caption=told)

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from isogrid.report.tables import TWIN, Curve, Group, Point, Study
-from isogrid.report.words import DOMAINS, STATES, attack_label, eps_text, interval, metric_symbol, number, percent
+from isogrid.report.words import DOMAINS, STATES, attack_label, eps_text, interval, metric_symbol, number, percent, samples_note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One value: mean, interval, and why it is no evidence (empty where it is)."""
+    """One value: mean, interval, and why it is no evidence (empty where it is); `note`: of a distance the median, and what failed."""
 
     value: float
     mean: str
     interval: str
     state: str = ""
     why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +68,15 @@ def columns(study: Study, model: str) -> tuple[Column, ...]:
     """Accuracy, then each threat model: the envelope first, the attacks after it."""
     found = []
     for curve in study.select(model, method=study.method(model), metric="accuracy"):
-        found.append(Column(title="accuracy", detail="no attack", digits=3, group=curve.group, attack=curve.attack))
+        detail = " · ".join(part for part in ("no attack", samples_note(curve.samples, study.samples)) if part)
+        found.append(Column(title="accuracy", detail=detail, digits=3, group=curve.group, attack=curve.attack))
     for group in study.groups(model):
         for curve in study.attacks(model, group):
-            detail = " · ".join(part for part in (metric_symbol(group), eps_text(group.eps), group.domain) if part)
+            detail = " · ".join(
+                part
+                for part in (metric_symbol(group), eps_text(group.eps), group.domain, samples_note(curve.samples, study.samples))
+                if part
+            )
             found.append(Column(title=attack_label(curve.attack), detail=detail, digits=3, group=group, attack=curve.attack))
     return tuple(found)
 
@@ -80,13 +86,21 @@ def cell(point: Point | None, digits: int = 3) -> Cell | None:
     if point is None:
         return None
     state = "" if point.state == "sound" else point.state
+    void = state == "void"  # the mean of the samples that broke is no r_2
     return Cell(
-        value=point.mean,
-        mean=number(point.mean, digits),
-        interval=interval(point.low, point.high, digits),
+        value=math.nan if void else point.mean,
+        mean=state if void else number(point.mean, digits),
+        interval="" if void else interval(point.low, point.high, digits),
+        note=_note(point, digits),
         state=state,
         why=STATES.get(state, ""),
     )
+
+
+def _note(point: Point, digits: int) -> str:
+    failed = f"{point.failed} of {point.attacked} failed" if point.void and point.attacked else ""
+    median = "" if math.isnan(point.median) else f"median {number(point.median, digits)}"
+    return ", ".join(part for part in (failed, median) if part)
 
 
 def _lines(

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
+from isogrid.report.captions import curve_label
 from isogrid.report.figures import WIDTH, add_legend, attack_looks, draw_curve, level_axis, positions
 from isogrid.report.style import MUTED, SERIES, Drawing, finish, new_figure, slugify
 from isogrid.report.tables import THEORY, Group, Study
@@ -75,7 +76,7 @@ def _theory_figure(study: Study, model: str, group: Group, rows: pd.DataFrame, f
     for curve in reversed(measured):
         colour, marker = looks[curve.name]
         draw_curve(axes, curve, positions(curve, levels), colour, marker, thin=True)
-        keys.insert(0, Line2D([], [], color=colour, lw=0.9, marker=marker, ms=3, label=attack_label(curve.attack)))
+        keys.insert(0, Line2D([], [], color=colour, lw=0.9, marker=marker, ms=3, label=curve_label(study, curve)))
     top = max([point.mean for curve in measured for point in curve.points if math.isfinite(point.mean)], default=0.0)
     for name in (name for name in THEORY_LINES if (rows["metric"] == name).any()):
         label, dashes, place = THEORY_LINES[name]
@@ -93,7 +94,7 @@ def _theory_figure(study: Study, model: str, group: Group, rows: pd.DataFrame, f
     threat = ", ".join(part for part in (norm_label(group.norm), eps_text(group.eps), f"domain {group.domain}") if part)
     told = joined([THEORY_LINES[name][0] for name in THEORY_LINES if (rows["metric"] == name).any()])
     spread = "One network per level" if study.given(model) else "Mean over seeds, shaded: range over seeds"
-    beside = f"; thin: {joined([attack_label(curve.attack) for curve in measured])} as measured" if measured else ""
+    beside = f"; thin: {joined([curve_label(study, curve) for curve in measured])} as measured" if measured else ""
     return finish(
         figure,
         folder,

@@ -14,7 +14,7 @@ import jinja2
 
 from isogrid.core.files import write_text
 from isogrid.report import figures, gallery, matrices
-from isogrid.report.advice import Advice, advice, headline, marks
+from isogrid.report.advice import Advice, advice, headline, marks, sentences
 from isogrid.report.checks import check_rows
 from isogrid.report.frontier import Frontier, frontier
 from isogrid.report.style import Drawing, drawing_style, slugify, variables
@@ -57,6 +57,7 @@ class ModelPart:
     given: bool
     headline: str
     advice: tuple[Advice, ...]
+    sentences: tuple[str, ...]
     claims: tuple[Claim, ...]
     blocks: tuple[Block, ...]
     frontier: Frontier
@@ -177,6 +178,7 @@ def _model(study: Study, model: str, out: Path, numbers: Numbering, pictures: li
         given=study.given(model),
         headline=headline(found),
         advice=tuple(found),
+        sentences=tuple(sentences(study, model)),
         claims=tuple(claim for claim in claims(study, model) if claim.verdict != "not applicable"),
         blocks=tuple(_blocks(study, model, slug, out, numbers)),
         frontier=frontier(study, model, marks(found)),

@@ -19,7 +19,8 @@ TWIN = "dense"
 """The method of the control: as many rounds of training, no pruning."""
 GIVEN = "given"
 """The method of levels that are the user's files."""
-ENVELOPE, THEORY = "envelope", "theory"
+ENVELOPE, SHARED, THEORY = "envelope", "shared-envelope", "theory"
+"""The minimum over all attacks of a threat, and over those alone that every level and the dense twin met: what claims compare."""
 BUDGETED = ("r_inf", "robust_accuracy")
 """Accuracy left under a budget: r_inf in l_inf, robust_accuracy in other norms."""
 DISTANCES = ("r_2", "mean_distance")
@@ -28,7 +29,10 @@ DISTANCES = ("r_2", "mean_distance")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One level of one curve: mean and sd over seeds, the 95 % crossed interval [low, high], and what the level is worth as evidence."""
+    """One level of one curve: mean and sd over seeds, the 95 % crossed interval [low, high], and what the level is worth as evidence.
+
+    Of distances also the median over the attacked samples (inf: more than half of the attacks failed), `failed` of `attacked`.
+    """
 
     level: int
     sparsity: float
@@ -41,6 +45,9 @@ class Point:
     saturated: bool = False
     collapsed: bool = False
     void: bool = False
+    median: float = math.nan
+    failed: int = 0
+    attacked: int = 0
 
     @property
     def left(self) -> float:
@@ -78,13 +85,23 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One metric of one attack along the levels of one model and method; points in the order of their levels."""
+    """One metric of one attack along the levels of one model and method; points in the order of their levels.
+
+    `over`: the attacks that an envelope is the minimum over.
+    """
 
     model: str
     method: str
     attack: str
     group: Group
     points: tuple[Point, ...]
+    over: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """The least and the most samples that a level was judged on."""
+        counts = [point.n for point in self.points] or [0]
+        return min(counts), max(counts)
 
     def at(self, level: int) -> Point | None:
         """The point of that level, None where it was not measured."""
@@ -99,6 +116,11 @@ class Curve:
     def is_envelope(self) -> bool:
         """Whether this is the per-sample minimum over the attacks of its group."""
         return self.name == ENVELOPE
+
+    @property
+    def is_attack(self) -> bool:
+        """Whether this is a single attack and no envelope."""
+        return self.name not in (ENVELOPE, SHARED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +158,11 @@ class Study:
     def seeds(self) -> int:
         """Number of seeds asked for."""
         return int(self.summary.get("seeds") or 0)
+
+    @property
+    def samples(self) -> int:
+        """Number of test samples."""
+        return int((self.summary.get("data") or {}).get("test") or 0)
 
     @property
     def tolerance(self) -> Mapping[str, float]:
@@ -176,7 +203,12 @@ class Study:
         """The curves of one group: the envelope first, then the attacks in the order of the specification."""
         order = {str(row.get("id")): place for place, row in enumerate(self.rows("attacks"))}
         curves = [c for c in self.select(model, method=self.method(model), group=group) if c.name != THEORY]
-        return tuple(sorted(curves, key=lambda c: (not c.is_envelope, order.get(c.attack, len(order)), c.attack)))
+        return tuple(sorted(curves, key=lambda c: (not c.is_envelope, c.is_attack, order.get(c.attack, len(order)), c.attack)))
+
+    def twin(self, curve: Curve) -> Curve | None:
+        """The dense twin's curve under the same attacks: of an envelope that the twin has not met the shared part."""
+        alike = self.one(curve.model, TWIN, curve.group, curve.attack)
+        return self.one(curve.model, TWIN, curve.group, SHARED) if alike is None and curve.is_envelope else alike
 
     def sparsities(self, model: str) -> dict[int, float]:
         """Level -> sparsity of the pruned network (a dense twin is drawn at the level whose training it shares)."""
@@ -200,7 +232,16 @@ def _point(row: Mapping[str, Any]) -> Point:
         saturated=bool(row.get("saturated")),
         collapsed=bool(row.get("collapsed")),
         void=bool(row.get("void")),
+        median=_median(row),
+        failed=int(row.get("failed") or 0),
+        attacked=int(row.get("attacked") or 0),
     )
+
+
+def _median(row: Mapping[str, Any]) -> float:
+    """JSON has no inf: a median that is not there although attacks were run is one that most of them failed to reach."""
+    failed, attacked = (int(row.get(name) or 0) for name in ("failed", "attacked"))
+    return math.inf if row.get("median") is None and 2 * failed > attacked > 0 else _number(row.get("median"))
 
 
 def _curves(rows: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
@@ -221,6 +262,7 @@ def _curves(rows: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
                 attack=str(row.get("attack") or ""),
                 group=group,
                 points=points,
+                over=tuple(str(attack) for attack in row.get("over") or ()),
             )
         )
     return tuple(curves)

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isogrid.report.advice import advice, headline, marks
+from isogrid.report.advice import advice, headline, marks, sentences
 from isogrid.report.checks import audit_line
 from isogrid.report.figures import headline as strongest
 from isogrid.report.frontier import Cell, Column, Frontier, frontier
@@ -55,6 +56,8 @@ def print_summary(folder: Path, console: Console) -> None:
             console.print(Text(f"{model}: no level was measured", style="red"))
         _print_claims(study, model, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
+        for sentence in sentences(study, model):
+            console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 11)))
     if checks := study.rows("audit_checks"):
         console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(checks)))
     failures = study.rows("failures")
@@ -114,6 +117,9 @@ def _title(column: Column) -> Text:
 
 
 def _cell(cell: Cell | None, top: float, ascii_only: bool, *, bars: bool) -> Text:
+    if cell is not None and cell.state == "void":
+        narrow = cell.note.replace(" of ", "/").replace(" failed", "").replace(", ", "\n")  # a column of bars is no wider
+        return Text(f"{cell.mean}{_SYMBOLS['void']} {narrow}".rstrip(), style="dim")
     if cell is None or not math.isfinite(cell.value):
         return Text("–", style="dim")
     sign = _SYMBOLS.get(cell.state, " ")

@@ -91,7 +91,16 @@ def _measure(part: Mapping[str, Any]) -> str:
     if not part.get("attack"):
         return str(part.get("measure") or "")
     detail = [eps_text(part.get("eps")), str(part.get("domain") or "")]
-    return " ".join([norm_label(str(part.get("norm") or "")), attack_label(str(part["attack"])), *(d for d in detail if d)]).strip()
+    text = " ".join([norm_label(str(part.get("norm") or "")), attack_label(str(part["attack"])), *(d for d in detail if d)]).strip()
+    return text + _place(part)
+
+
+def _place(part: Mapping[str, Any]) -> str:
+    """Of which levels the effect is, where it is not that of all that were compared."""
+    at = part.get("at") or ()
+    if part.get("to_peak"):
+        return f", mean up to the peak at level {level_list(at)}"
+    return f", at level {level_list(at)}" if at and list(at) != list(part.get("levels") or ()) else ""
 
 
 def _part(part: Mapping[str, Any], confidence: float) -> Part:

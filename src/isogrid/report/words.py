@@ -12,6 +12,7 @@ DOMAINS = {"box": "inputs stay in their box", "free": "inputs unrestricted"}
 ATTACKS = {
     "": "no attack",
     "envelope": "Envelope",
+    "shared-envelope": "Shared envelope",
     "fgs": "FGS",
     "rfgs": "rFGS",
     "pgd": "PGD",
@@ -124,8 +125,18 @@ def attack_label(attack: str) -> str:
     >>> attack_label("rfgs@0.1"), attack_label("deepfool"), attack_label("mine@0.1")
     ('rFGS', 'DeepFool', 'mine')
     """
-    name = attack.split("@", 1)[0]
+    name = attack.split("@", 1)[0].replace(" ", "-")
     return ATTACKS.get(name, name)
+
+
+def samples_note(samples: tuple[int, int], whole: int) -> str:
+    """On how many samples a figure rests, where that is not the study's number of test samples.
+
+    >>> samples_note((200, 200), 1000), samples_note((150, 200), 1000), samples_note((1000, 1000), 1000)
+    ('n = 200', 'n = 150–200', '')
+    """
+    least, most = samples
+    return "" if most == 0 or least == most == whole else f"n = {most}" if least == most else f"n = {least}–{most}"
 
 
 def norm_label(norm: str) -> str:

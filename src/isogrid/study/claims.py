@@ -110,6 +110,10 @@ def _sentence(finding: Finding, verdict: str, reason: str, alpha: float) -> str:
 
 def _effect(part: Part) -> str:
     text = effect_text(part.measure, part.estimate)
+    if part.to_peak:
+        text += f" in the mean up to its peak at level {_listed(part.at)}"
+    elif part.at != part.levels:
+        text += f" at level {_listed(part.at)}, the hardest to establish of the levels compared"
     if part.side == "not above":
         size = f"{100 * part.bound:g} %" if part.measure.ratio else f"{part.bound:g}"
         text += f", where level or falling means at most +{size}"
@@ -128,8 +132,6 @@ def _control(finding: Finding) -> str:
         return _twin_text({(level, part.against) for part in finding.parts for level in part.levels})
     peaks = sorted({level for part in finding.parts for level in part.against})
     text = f"most robust level before it, chosen on the other seeds and samples: {_listed(peaks)}"
-    if any(part.net is None for part in finding.parts):
-        return f"{text}; no dense twin tells a fall by sparsity from a fall by training"
     compared = {(level, part.rounds) for part in finding.parts for level in (*part.levels, *part.against) if part.rounds}
     return f"{text}; and beyond the change meanwhile of the {_twin_text(compared)}" if compared else text
 
@@ -168,6 +170,8 @@ def _row(part: Part, role: str, alpha: float) -> dict[str, Any]:
         "se": plain(estimate.se),
         "df": plain(estimate.df),
         "levels": list(part.levels),
+        "at": list(part.at),
+        "to_peak": part.to_peak,
         "against": list(part.against),
         "seeds": estimate.seeds,
         "n": estimate.samples,

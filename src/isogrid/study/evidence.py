@@ -25,8 +25,8 @@ CONFIDENCE = 0.9
 """Of the two-sided intervals beside the verdicts: both ends are one-sided 95 % limits, so a verdict and its interval agree."""
 NORMS = ("linf", "l2")
 STRENGTH = {
-    "linf": ("envelope", "autoattack", "apgd-t", "apgd-dlr", "apgd-ce", "pgd", "square", "rfgs", "fgs"),
-    "l2": ("envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab", "cw", "deepfool"),
+    "linf": ("envelope", "shared envelope", "autoattack", "apgd-t", "apgd-dlr", "apgd-ce", "pgd", "square", "rfgs", "fgs"),
+    "l2": ("envelope", "shared envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab", "cw", "deepfool"),
 }
 """The attacks by strength as benchmarks of others rank them (AttackBench; Croce & Hein 2020), fixed before any figure is seen; an
 attack that is not named comes last, in alphabetical order."""
@@ -37,7 +37,8 @@ KIND = {"linf": "r_inf", "l2": "distance"}
 class Measure:
     """One attack's figures on S seeds, L levels and N samples, and on T levels of the dense twin: the same seeds and samples.
 
-    `attack`: the attack's name ("envelope" for a per-sample minimum: over the SAME attacks for sparse network and twin). `kind`:
+    `attack`: the attack's name ("envelope" for a per-sample minimum over all attacks, "shared envelope" over those that all levels and
+    the twin have in common: what is compared met the SAME attacks). `kind`:
     "r_inf" (values 0 / 1: classified correctly under attack) or "distance" (0 misclassified to begin with, d > 0, inf failed).
     `values` [S, L, N], `twin_values` [S, T, N] or None; NaN: not run (a cell of a failed task, or samples left out). `eps`: None for
     a minimum-norm attack. `saturated`, `twin_saturated`: levels at the floor or the ceiling (`metrics.robustness.saturated`).
@@ -229,7 +230,8 @@ def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
     """The one measure per norm that verdicts rest on, by a rule that looks at no outcome.
 
     A measure marked `primary` is it. Else, in this order: the twin was attacked too; the norm's own kind (r_inf for linf, distance
-    for l2); domain box before free; strength (`STRENGTH`); the lower median of the eps on offer.
+    for l2); strength (`STRENGTH`, attacks that it does not name after all that it does); domain box before free; the lower median of the
+    eps on offer.
 
     >>> def fgs(eps): return Measure(name=f"fgs@{eps}", attack="fgs", norm="linf", domain="box", eps=eps, kind="r_inf", levels=(0,),
     ...                              values=np.zeros((1, 1, 4)))
@@ -244,9 +246,9 @@ def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
             continue
         order = STRENGTH[norm]
 
-        def rank(m: Measure, norm: str = norm, order: tuple[str, ...] = order) -> tuple[bool, bool, bool, int, str]:
+        def rank(m: Measure, norm: str = norm, order: tuple[str, ...] = order) -> tuple[bool, bool, int, bool, str]:
             strength = order.index(m.attack) if m.attack in order else len(order)
-            return (not m.controlled, m.kind != KIND[norm], m.domain != "box", strength, m.attack)
+            return (not m.controlled, m.kind != KIND[norm], strength, m.domain != "box", m.attack)
 
         best = min(map(rank, offers))
         ties = sorted((m for m in offers if rank(m) == best), key=lambda m: (m.eps or 0.0, m.name))

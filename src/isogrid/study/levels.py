@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from isogrid.metrics.robustness import Distances, Envelope, envelope
+from isogrid.metrics.robustness import BUDGET_SLACK, Distances, Envelope, envelope
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan
 from isogrid.study.store import Store
 
@@ -59,6 +59,27 @@ class Level:
         chosen = [self.attacks[identity] for identity in ids]
         count = len(self.clean)
         return envelope([Distances(attack=a.id, norm=a.norm, domain=a.domain, distance=a.distances(count)) for a in chosen])
+
+    def planned(self, ids: Collection[str]) -> list[str]:
+        """Those of the named attacks that this level is to have."""
+        return [cell.id for cell in self.plan.attacks if cell.id in ids]
+
+    def judged(self, ids: Collection[str], eps: float | None) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """[N] of the envelope over those of `ids` that this level is to have: 1.0 where nothing broke the sample within eps, else 0.0;
+        without eps the smallest distance. None where one of them has not finished, or where none decides this.
+
+        What decides: a minimum-norm attack, or one of that very budget. NaN on the samples that no such attack saw: that nothing
+        looked for a smaller perturbation is neither a broken sample nor a large distance.
+        """
+        planned = self.planned(ids)
+        if not all(identity in self.attacks for identity in planned):
+            return None
+        deciding = [self.attacks[identity] for identity in planned if self.attacks[identity].eps in (None, eps)]
+        if not deciding:
+            return None
+        distance = self.envelope(planned).distance
+        unseen = np.all([np.isnan(attack.distances(len(distance))) for attack in deciding], axis=0)
+        return np.where(unseen, np.nan, distance if eps is None else distance > eps * (1 + BUDGET_SLACK))
 
 
 def read_levels(study: Plan, store: Store) -> list[Level]:
@@ -133,14 +154,38 @@ def families(study: Plan, levels: Sequence[Level]) -> list[Family]:
     return result
 
 
-def groups(level: Level, ids: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """(norm, domain) -> the attacks among `ids` that may share an envelope there; only where there are two or more."""
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for identity in ids:
-        if identity in level.attacks:
-            attack = level.attacks[identity]
-            grouped.setdefault((attack.norm, attack.domain), []).append(identity)
-    return {threat: found for threat, found in grouped.items() if len(found) > 1}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threat:
+    """The attacks of one norm and one domain on one model, which may share an envelope."""
+
+    norm: str
+    domain: str
+    cells: tuple[AttackCell, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The attacks' ids, in the order of the specification."""
+        return tuple(cell.id for cell in self.cells)
+
+    @property
+    def budgets(self) -> tuple[float | None, ...]:
+        """The budgets, rising; None, last, where there is a minimum-norm attack."""
+        found = {cell.eps for cell in self.cells}
+        return (*sorted(eps for eps in found if eps is not None), *((None,) if None in found else ()))
+
+    def narrowed(self, levels: Iterable[Level]) -> Threat:
+        """Those of the attacks that every one of the levels is to have."""
+        common = set(self.ids).intersection(*(level.planned(self.ids) for level in levels))
+        return replace(self, cells=tuple(cell for cell in self.cells if cell.id in common))
+
+
+def threats(levels: Iterable[Level]) -> list[Threat]:
+    """Every norm and domain in which two attacks or more are planned anywhere on the levels of one model."""
+    grouped: dict[tuple[str, str], dict[str, AttackCell]] = {}
+    for level in levels:
+        for cell in level.plan.attacks:
+            grouped.setdefault((cell.norm, cell.domain), {})[cell.id] = cell
+    return [Threat(norm=where[0], domain=where[1], cells=tuple(cells.values())) for where, cells in grouped.items() if len(cells) > 1]
 
 
 def attack_cells(study: Plan) -> dict[str, AttackCell]:

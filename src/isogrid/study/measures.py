@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from isogrid.metrics.robustness import BUDGET_SLACK, saturated
+from isogrid.metrics.robustness import saturated
 from isogrid.study.evidence import Evidence, Measure
-from isogrid.study.levels import Attacked, Family, Level, groups
+from isogrid.study.levels import Attacked, Family, Level, Threat, threats
 
 Array = np.ndarray[Any, Any]
+ENVELOPE, SHARED = "envelope", "shared envelope"
+"""The per-sample minimum over all attacks of a threat, and that over the attacks that all levels and the dense twin have in common."""
 
 
 def metric_name(metric: str, norm: str) -> str:
@@ -72,8 +74,7 @@ def evidence_of(family: Family) -> Evidence:
 
 
 def measures(family: Family) -> Iterator[Measure]:
-    """One measure per attack, and one envelope per norm, domain and budget over the attacks that sparse network and twin share."""
-    first = next(iter(family.pruned.values()))
+    """What contrasts may rest on: one measure per attack, and one envelope per norm, domain and budget over the same attacks everywhere."""
     twin_ids = {identity for found in family.twin.values() for identity in found.attacks}
     for identity in family.attack_ids():
         example = _example(family, identity)
@@ -89,31 +90,43 @@ def measures(family: Family) -> Iterator[Measure]:
             len(example.records),
             twin=identity in twin_ids,
         )
-    shared = [i for i in family.attack_ids() if not twin_ids or i in twin_ids]
-    for (norm, domain), ids in groups(first, shared).items():
-        found = [_example(family, i).eps for i in ids]
-        budgets = [*sorted({eps for eps in found if eps is not None}), *([None] if None in found else [])]
-        for eps in budgets:
-            yield _measure(
-                family,
-                f"envelope-{norm}-{domain}" + ("" if eps is None else f"@{eps:g}"),
-                "envelope",
-                (norm, domain, eps),
-                lambda level, ids=ids, eps=eps: _envelope_values(level, ids, eps),
-                len(first.clean),
-                twin=bool(twin_ids),
-            )
+    for threat in threats(family.pruned.values()):
+        common, twin = shared(family, threat)
+        if len(common.ids) > 1:
+            yield from _envelopes(family, common, ENVELOPE if set(common.ids) == set(threat.ids) else SHARED, twin=twin)
+
+
+def shared(family: Family, threat: Threat) -> tuple[Threat, bool]:
+    """The attacks of a threat that every sparse level has and, where it was attacked so, every attacked round of the twin; whether it was.
+
+    An attack that only some levels met would make those levels look weaker than the others.
+    """
+    everywhere = threat.narrowed(family.pruned.values())
+    both = everywhere.narrowed(found for found in family.twin.values() if found.plan.attacks)
+    met = bool(both.ids) and bool(family.twin_levels)
+    return (both, True) if met else (everywhere, False)
+
+
+def headlines(family: Family) -> Iterator[Measure]:
+    """The envelopes over ALL attacks of a threat, where these differ from those that contrasts may rest on: what figures and tables show.
+
+    Without a twin: it met other attacks.
+    """
+    for threat in threats(family.pruned.values()):
+        if set(shared(family, threat)[0].ids) != set(threat.ids):
+            yield from _envelopes(family, threat, ENVELOPE, twin=False)
+
+
+def _envelopes(family: Family, threat: Threat, name: str, *, twin: bool) -> Iterator[Measure]:
+    count = len(next(iter(family.pruned.values())).clean)
+    for eps in threat.budgets:
+        title = f"{name.replace(' ', '-')}-{threat.norm}-{threat.domain}" + ("" if eps is None else f"@{eps:g}")
+        pick = lambda level, eps=eps: level.judged(threat.ids, eps)  # noqa: E731
+        yield _measure(family, title, name, (threat.norm, threat.domain, eps), pick, count, twin=twin)
 
 
 def _example(family: Family, identity: str) -> Attacked:
     return next(found.attacks[identity] for found in family.pruned.values() if identity in found.attacks)
-
-
-def _envelope_values(level: Level, ids: Sequence[str], eps: float | None) -> Array | None:
-    if any(identity not in level.attacks for identity in ids):
-        return None
-    distance = level.envelope(ids).distance
-    return distance if eps is None else (distance > eps * (1 + BUDGET_SLACK)).astype(np.float64)
 
 
 def _measure(
@@ -140,15 +153,15 @@ def _measure(
 
 
 def _saturated(family: Family, source: dict[tuple[int, int], Level], levels: Sequence[int], values: Array) -> tuple[int, ...]:
-    """The levels at the floor or the ceiling of an eps, counts pooled over the seeds."""
+    """The levels at the floor or the ceiling of an eps, counts pooled over the seeds, on the samples that were judged."""
     found = []
     for k, level in enumerate(levels):
-        seeds = [s for s, seed in enumerate(family.seeds) if (seed, level) in source and not np.isnan(values[s, k]).any()]
-        if not seeds:
-            continue
-        count = values.shape[2]
-        correct = [source[family.seeds[s], level].correct[:count] for s in seeds]
-        robust = [values[s, k].astype(bool) & right for s, right in zip(seeds, correct, strict=True)]
-        if saturated(int(np.sum(robust)), int(np.sum(correct)), count * len(seeds)):
+        robust = correct = count = 0
+        for s, seed in enumerate(family.seeds):
+            judged = ~np.isnan(values[s, k])
+            if (seed, level) in source and judged.any():
+                right = source[seed, level].correct[: len(judged)] & judged
+                robust, correct, count = robust + int(np.sum(values[s, k, right])), correct + int(right.sum()), count + int(judged.sum())
+        if count and saturated(robust, correct, count):
             found.append(level)
     return tuple(found)

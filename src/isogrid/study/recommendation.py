@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
+from isogrid.metrics.statistics import Estimate, choosing, crossed, held_out_means, judging, relative
 from isogrid.study.evidence import ALPHA, CONFIDENCE, Evidence, Measure, Table, effect_size, effect_text, plain, primaries, table
 from isogrid.study.spec import GIVEN
 
@@ -74,8 +74,9 @@ def recommend(evidence: Sequence[Evidence], tolerance: Mapping[str, float]) -> l
     """A recommendation for each network of a study, as plain dicts (summary.json).
 
     Keys: data, model, method, seeds, confidence, most_robust (a list, one per norm: norm, measure, level, sparsity, value, gain, low, high,
-    decided, equal_levels, sentence), compromise (level, sparsity, gains, decided, sentence) or None, highest_sparsity (level, sparsity,
-    stopped_at, sentence), first_fragile (level, sparsity, in, sentence; level None where none was found), sentences (all of them).
+    decided, equal_levels, sentence), compromise (level, sparsity, gains, decided, reason, sentence) or None, highest_sparsity (level,
+    sparsity, stopped_at, decided, sentence), first_fragile (level, sparsity, in, sentence; level None where none was found), sentences
+    (all of them).
     """
     return [_one(item, tolerance) for item in evidence]
 
@@ -95,15 +96,16 @@ def _one(evidence: Evidence, tolerance: Mapping[str, float]) -> dict[str, Any]:
         return result | {
             "most_robust": [],
             "compromise": None,
-            "highest_sparsity": nothing | {"stopped_at": None},
+            "highest_sparsity": nothing | {"stopped_at": None, "decided": False},
             "first_fragile": nothing | {"in": []},
             "sentences": [sentence],
         }
+    fragile = _fragile(evidence, [accuracy, *norms])
     result |= {
         "most_robust": [_most_robust(evidence, axis) for axis in norms],
         "compromise": _compromise(evidence, accuracy, norms) if norms else None,
-        "highest_sparsity": _highest(evidence, [accuracy, *norms]),
-        "first_fragile": _fragile(evidence, [accuracy, *norms]),
+        "highest_sparsity": _highest(evidence, [accuracy, *norms], fragile["level"]),
+        "first_fragile": fragile,
     }
     said = [*result["most_robust"], result["compromise"], result["highest_sparsity"], result["first_fragile"]]
     sentences = [part["sentence"] for part in said if part] + mute
@@ -120,12 +122,18 @@ def _axes(evidence: Evidence, tolerance: Mapping[str, float]) -> tuple[_Axis, li
     for norm, measure in primaries(evidence.measures).items():
         rows = table(evidence, measure)
         kind = "r_inf" if measure.kind == "r_inf" else "distance"
-        if rows.usable and 0 in rows.levels and (kind == "r_inf" or rows.values[:, rows.levels.index(0)].mean() > 0):
+        compared = rows.usable and 0 in rows.levels
+        if compared and (kind == "r_inf" or _positive(rows.values[:, rows.levels.index(0)])):
             norms.append(_Axis(name=measure.title, measure=measure, rows=rows, tolerance=tolerance[kind]))
         else:
-            why = rows.left_out.get(0, "not measured")
+            why = "hardly ever right" if compared else rows.left_out.get(0, "not measured")
             mute.append(f"{norm}: undecided, the dense reference is {why} under {measure.title}; nothing can be compared with it.")
     return _Axis(name="accuracy", measure=None, rows=table(evidence, clean), tolerance=tolerance["accuracy"]), norms, mute
+
+
+def _positive(dense: Floats) -> bool:
+    """Whether the reference [S, N] of a relative gain is positive wherever a gain is chosen or judged: 0 is "wrong to begin with"."""
+    return bool(dense[:, choosing(dense.shape[1])].mean(1).min() > 0 and judging(dense).mean() > 0)
 
 
 def _percent(evidence: Evidence, level: int) -> str:
@@ -188,7 +196,7 @@ def _compromise(evidence: Evidence, accuracy: _Axis, norms: Sequence[_Axis]) -> 
     )
     told = "; ".join(effect_text(a.measure, g) for g, a in zip(gains, norms, strict=True) if a.measure is not None)
     over = " and ".join(axis.measure.norm for axis in norms if axis.measure is not None)
-    sentence = f"Best compromise over {over}, with accuracy kept: {_percent(evidence, level)}: {told}"
+    sentence, why = f"Best compromise over {over}, with accuracy kept: {_percent(evidence, level)}: {told}", ""
     if level == 0:
         why = "every sparse level that keeps it loses more than the tolerance in some norm"
         why = why if levels[1:] else "no sparse level is shown to keep it"
@@ -202,6 +210,7 @@ def _compromise(evidence: Evidence, accuracy: _Axis, norms: Sequence[_Axis]) -> 
             for low, high in [g.interval(CONFIDENCE)]
         ],
         "decided": decided,
+        "reason": why,
         "sentence": sentence + ("." if decided else ": undecided, it is not shown to be better than dense." if level else "."),
     }
 
@@ -230,7 +239,8 @@ def _kept(axes: Sequence[_Axis], reference: int) -> list[int]:
     return kept
 
 
-def _highest(evidence: Evidence, axes: Sequence[_Axis]) -> dict[str, Any]:
+def _highest(evidence: Evidence, axes: Sequence[_Axis], fragile: int | None) -> dict[str, Any]:
+    """The last level before the first that is not shown to be as good; none, and decided so, where the very first is shown to be worse."""
     kept = _kept(axes, 0)
     level = kept[-1] if kept else 0
     attacked = sorted(set.intersection(*(set(axis.rows.levels) | set(axis.rows.left_out) for axis in axes)))
@@ -239,9 +249,12 @@ def _highest(evidence: Evidence, axes: Sequence[_Axis]) -> dict[str, Any]:
     if level:
         sentence = f"Highest sparsity that is not worse than dense within the tolerances ({names}): {_percent(evidence, level)}"
         sentence += f"; {_percent(evidence, stop)} is not shown to be as good." if stop is not None else ", the last level measured."
+    elif stop is not None and fragile is not None and fragile <= stop:
+        sentence = f"No sparse level is as good as dense within the tolerances ({names}): {_percent(evidence, fragile)} is already worse."
+        return {"level": 0, "sparsity": 0.0, "stopped_at": stop, "decided": True, "sentence": sentence}
     else:
         sentence = f"Undecided: no sparse level is shown to be not worse than dense within the tolerances ({names})."
-    return {"level": level, "sparsity": evidence.sparsity[level], "stopped_at": stop, "sentence": sentence}
+    return {"level": level, "sparsity": evidence.sparsity[level], "stopped_at": stop, "decided": bool(level), "sentence": sentence}
 
 
 def _fragile(evidence: Evidence, axes: Sequence[_Axis]) -> dict[str, Any]:

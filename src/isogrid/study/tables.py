@@ -18,8 +18,8 @@ from isogrid.metrics.statistics import crossed, impute_failures
 from isogrid.study.audit.study import audit_study
 from isogrid.study.claims import judge, recommend
 from isogrid.study.evidence import Evidence
-from isogrid.study.levels import Attacked, Family, Level, attack_cells, families, groups, read_levels
-from isogrid.study.measures import data_title, evidence_of, metric_name
+from isogrid.study.levels import Attacked, Family, Level, Threat, attack_cells, families, read_levels, threats
+from isogrid.study.measures import ENVELOPE, SHARED, data_title, evidence_of, headlines, metric_name, shared
 from isogrid.study.plans import Plan, TransferPlan
 from isogrid.study.store import Store
 
@@ -49,6 +49,7 @@ def frontier_table(study: Plan, levels: Sequence[Level]) -> pd.DataFrame:
     data = {model.spec.title: data_title(model.data) for model in study.models}
     given = {model.spec.title for model in study.models if model.spec.checkpoints}
     rows: list[tuple[Any, ...]] = []
+    over = {family.model.spec.title: _envelopes(family) for family in families(study, levels) if family.pruned}
     for level in levels:
         plan = level.plan
         head = (
@@ -61,7 +62,7 @@ def frontier_table(study: Plan, levels: Sequence[Level]) -> pd.DataFrame:
             plan.level,
             level.metrics["sparsity"],
         )
-        rows += [head + row for row in _level_rows(level)]
+        rows += [head + row for row in (*_level_rows(level), *_envelope_rows(level, over.get(plan.model, ())))]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *VALUES])
     return frame.astype({"eps": "float64", "value": "float64", "n": "int64"})
 
@@ -102,23 +103,33 @@ def _level_rows(level: Level) -> Iterator[tuple[Any, ...]]:
         for metric, value in (metrics | passes).items():
             name = metric_name(metric, attack.norm)
             yield name, attack.id, attack.norm, attack.domain, none if attack.eps is None else attack.eps, float(value), len(records)
-    yield from _envelope_rows(level)
     for row in level.theory:
         eps, value = (none if row[name] is None else row[name] for name in ("eps", "value"))
         yield row["metric"], "theory", row["norm"], row["domain"], eps, value, count
 
 
-def _envelope_rows(level: Level) -> Iterator[tuple[Any, ...]]:
-    for (norm, domain), ids in groups(level, list(level.attacks)).items():
-        found = level.envelope(ids)
-        count = len(found.distance)
-        for eps in sorted({level.attacks[i].eps for i in ids} - {None}):  # type: ignore[type-var]
-            assert eps is not None
-            yield metric_name("r_inf", norm), "envelope", norm, domain, eps, found.r_inf(eps), count
-        if any(level.attacks[i].eps is None for i in ids):
-            correct = level.correct[:count]
-            yield metric_name("r_2", norm), "envelope", norm, domain, math.nan, mean_distance(found.distance).value, count
-            yield "median_distance", "envelope", norm, domain, math.nan, median_distance(found.distance, correct), count
+def _envelopes(family: Family) -> list[tuple[str, Threat]]:
+    """Every threat of a model under the name of its envelope, and the part of it that contrasts rest on where that is less."""
+    whole = threats(family.pruned.values())
+    parts = [shared(family, threat)[0] for threat in whole]
+    less = [part for threat, part in zip(whole, parts, strict=True) if 1 < len(part.ids) < len(threat.ids)]
+    return [*((ENVELOPE, threat) for threat in whole), *((SHARED, part) for part in less)]
+
+
+def _envelope_rows(level: Level, over: Sequence[tuple[str, Threat]]) -> Iterator[tuple[Any, ...]]:
+    """The envelopes of one level; `n` counts the samples that an attack that decides the figure saw."""
+    for name, threat in over:
+        for eps in threat.budgets:
+            values = level.judged(threat.ids, eps)
+            if values is None or np.isnan(values).all():
+                continue
+            head = (name.replace(" ", "-"), threat.norm, threat.domain, math.nan if eps is None else eps)
+            seen = ~np.isnan(values)
+            if eps is not None:
+                yield metric_name("r_inf", threat.norm), *head, float(values[seen].mean()), int(seen.sum())
+                continue
+            yield metric_name("r_2", threat.norm), *head, mean_distance(values[seen]).value, int(seen.sum())
+            yield "median_distance", *head, median_distance(values[seen], level.correct[seen]), int(seen.sum())
 
 
 def _summary(
@@ -179,7 +190,7 @@ def curves(family: Family, evidence: Evidence) -> Iterator[dict[str, Any]]:
         if correct is not None:
             points = [_point(family, evidence, level, correct[:, k]) for k, level in enumerate(levels)]
             yield head | {"method": method, "metric": "accuracy", "attack": "", "norm": "", "domain": "", "eps": None, "points": points}
-    for measure in evidence.measures:
+    for measure in (*headlines(family), *evidence.measures):
         for method, levels, values, marked in (
             (family.method, measure.levels, measure.values, measure.saturated),
             ("dense", measure.twin_levels, measure.twin_values, measure.twin_saturated),
@@ -190,7 +201,8 @@ def curves(family: Family, evidence: Evidence) -> Iterator[dict[str, Any]]:
             yield head | {
                 "method": method,
                 "metric": metric_name("r_inf" if measure.kind == "r_inf" else "r_2", measure.norm),
-                "attack": measure.name if measure.attack != "envelope" else "envelope",
+                "attack": measure.attack.replace(" ", "-") if measure.attack in (ENVELOPE, SHARED) else measure.name,
+                "over": _over(family, measure.attack, measure.norm, measure.domain),
                 "norm": measure.norm,
                 "domain": measure.domain,
                 "eps": measure.eps,
@@ -201,22 +213,42 @@ def curves(family: Family, evidence: Evidence) -> Iterator[dict[str, Any]]:
 def _point(
     family: Family, evidence: Evidence, level: int, values: Array, is_saturated: bool = False, kind: str = "r_inf"
 ) -> dict[str, Any]:
-    """One level of a curve from values [S, N]."""
-    present = values[~np.isnan(values).any(1)]
+    """One level of a curve from values [S, N]: over the seeds that were measured, on the samples that all of them were measured on.
+
+    A void r_2 has no mean; its failures and the median over the attacked samples, in which a failure counts as inf, say what is known.
+    """
+    present = values[~np.isnan(values).all(1)]
+    present = present[:, ~np.isnan(present).any(0)]
+    point: dict[str, Any] = {"level": level, "sparsity": evidence.sparsity.get(level, 0.0), "seeds": len(present), "n": present.shape[1]}
     void = False
-    if kind == "distance" and len(present):
-        void = bool(void_share(np.isposinf(present).sum(1), (present > 0).sum(1)).any())
+    if kind == "distance":
+        failed, attacked = np.isposinf(present).sum(1), (present > 0).sum(1)
+        void = bool(void_share(failed, attacked).any())
+        point |= {"failed": int(failed.sum()), "attacked": int(attacked.sum()), "median": _median(present)}
         present = impute_failures(present)
-    point: dict[str, Any] = {"level": level, "sparsity": evidence.sparsity.get(level, 0.0), "seeds": len(present), "n": values.shape[1]}
     point |= {"saturated": is_saturated, "collapsed": evidence.collapsed_at(level), "void": void}
-    if len(present) and np.isfinite(present).all():
-        estimate = crossed(present)
-        low, high = estimate.interval()
+    if len(present) and present.shape[1] > 1 and np.isfinite(present).all() and not void:
+        low, high = crossed(present).interval()
         by_seed = present.mean(1)
+        low, high = (low, high) if kind == "distance" else (max(low, 0.0), min(high, 1.0))
         point |= {"mean": float(by_seed.mean()), "sd": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None, "low": low, "high": high}
     else:
         point |= {"mean": None, "sd": None, "low": None, "high": None}
     return point
+
+
+def _median(distances: Array) -> float | None:
+    """Of the attacked samples of all seeds together; inf where more than half of the attacks failed, None where nothing was attacked."""
+    pooled = distances.ravel()
+    return median_distance(pooled, pooled > 0) if (pooled > 0).any() else None
+
+
+def _over(family: Family, attack: str, norm: str, domain: str) -> list[str]:
+    """The attacks that an envelope is the minimum over; none for an attack."""
+    for name, threat in _envelopes(family):
+        if (name, threat.norm, threat.domain) == (attack, norm, domain):
+            return list(threat.ids)
+    return []
 
 
 def _write_timings(study: Plan, store: Store) -> None:
