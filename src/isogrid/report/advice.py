@@ -14,7 +14,7 @@ UNDECIDED, NONE = "undecided", "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """One question a user has, answered or `undecided`; `seeds`: how many networks the answer rests on."""
+    """One question a user has, answered or `undecided`; `seeds`: how many trainings the answer rests on (0: somebody else's)."""
 
     key: str
     title: str
@@ -68,9 +68,9 @@ def advice(study: Study, model: str) -> list[Advice]:
         if row.get("compromise"):
             found.append(_choice(study, row, row["compromise"], "compromise", "Best compromise over norms, accuracy kept", ""))
         if row.get("highest_sparsity"):
-            found.append(_highest(row["highest_sparsity"], study, model, _seeds(row)))
+            found.append(_highest(row["highest_sparsity"], study, model, _seeds(study, row)))
         if row.get("first_fragile"):
-            found.append(_fragile(row["first_fragile"], _seeds(row)))
+            found.append(_fragile(row["first_fragile"], _seeds(study, row)))
     return found
 
 
@@ -79,15 +79,15 @@ def sentences(study: Study, model: str) -> list[str]:
     return [str(sentence) for row in study.rows("recommendation", model) for sentence in row.get("sentences") or ()]
 
 
-def _seeds(row: Mapping[str, Any]) -> int:
-    return int(row.get("seeds") or 0)
+def _seeds(study: Study, row: Mapping[str, Any]) -> int:
+    return 0 if study.given(str(row.get("model"))) else int(row.get("seeds") or 0)
 
 
 def _choice(study: Study, row: Mapping[str, Any], part: Mapping[str, Any], key: str, title: str, norm: str) -> Advice:
     level, sparsity = _level(part)
     decided = bool(part.get("decided"))
     at = _at(level, sparsity)
-    seeds = _seeds(row)
+    seeds = _seeds(study, row)
     detail = _gain(study, row, part)
     if level == 0:  # dense has no gain over itself
         detail = str(part.get("reason") or "dense has the highest mean; no sparse level is shown to be better")

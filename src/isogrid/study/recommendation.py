@@ -110,8 +110,9 @@ def _one(evidence: Evidence, tolerance: Mapping[str, float]) -> dict[str, Any]:
     said = [*result["most_robust"], result["compromise"], result["highest_sparsity"], result["first_fragile"]]
     sentences = [part["sentence"] for part in said if part] + mute
     if result["seeds"] == 1:
-        whose = "these given files" if evidence.method == GIVEN else "the one network that was trained"
-        sentences.append(f"One network per level: this holds for {whose}; another training run may differ.")
+        given = evidence.method == GIVEN
+        what, whose = ("One network per level", "these given files") if given else ("One seed", "the one network that was trained")
+        sentences.append(f"{what}: this holds for {whose}; another training run may differ.")
     return result | {"sentences": sentences}
 
 
