@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import yaml
@@ -133,3 +138,57 @@ def test_a_failing_study_ends_with_a_line_and_keeps_what_is_done(capsys, tmp_pat
     assert code == 2
     assert err.strip().splitlines()[-1].startswith("error: ")
     assert "failed" in err
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4.0])
+def test_an_interrupt_is_one_line_and_says_how_to_go_on(tmp_path, seconds):
+    command = [sys.executable, "-m", "isogrid", "run", "--preset", "quick", "--out", str(tmp_path / "out")]
+    usual = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a test runner may ignore it
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)  # the latter where not even the command line was loaded
+    assert "Traceback" not in said or process.returncode != 130
+    if seconds > 1:
+        assert said.splitlines()[-1].startswith("interrupted; the same command continues")
+
+
+def test_another_study_in_the_same_folder_is_said(tmp_path, capsys):
+    small = ("run", "--data", "digits:train=100,test=40", "--model", "linear", "--attacks", "fgs", "--seeds", "1", "--rounds", "0")
+    assert call(capsys, *small, "--out", str(tmp_path / "a"))[0] == 0
+    code, _, said = call(capsys, *small, "--eps", "0.2", "--out", str(tmp_path / "a"))
+    assert code == 0
+    assert "held a study with other attacks" in " ".join(said.split())
+    assert "held a study" not in call(capsys, *small, "--eps", "0.2", "--out", str(tmp_path / "a"))[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("attacks: []", "attacks: got []; accepted: at least one attack"),
+        ("seeds: 2\nseeds: 3", "the key 'seeds' stands twice"),
+        ("attacks: [{eps: 0.1}]", "nothing"),
+    ],
+)
+def test_settings_that_yaml_would_let_pass_are_refused(tmp_path, capsys, text, said):
+    (tmp_path / "study.yaml").write_text(text)
+    code, _, error = call(capsys, "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_that_cannot_be_written_are_known_before_any_attack(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    save_tensors(tmp_path / "net.safetensors", build("linear", (1, 8, 8), 10, 0).state_dict())
+    arguments = ("attack", "--model", "linear", "--weights", str(tmp_path / "net.safetensors"), "--data", "digits")
+    code, _, error = call(capsys, *arguments, "--attacks", "autoattack", "--out", str(tmp_path / "file" / "x"))
+    assert code == 2
+    assert error.startswith("error: out: got ")
+
+
+def test_reports_that_cannot_be_written_or_compared_are_one_line(tmp_path, capsys):
+    code, _, error = call(capsys, "report", str(tmp_path), str(tmp_path))
+    assert (code, error.count("\n")) == (2, 1)
+    assert "different study folders" in error

@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 """click's ClickException; newer versions of typer carry click inside, under a name that is not public."""
+INTERRUPTED = 130
 out_console = Console()
 err_console = Console(stderr=True)
 
@@ -39,10 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
     except IsogridError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except BrokenPipeError:
         sys.exit(0)
+    if code == INTERRUPTED:  # typer, too, makes this code of Ctrl-C
+        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -63,6 +65,8 @@ def attack_model(
     test = data_library.load(data, classes=labels, test=samples).test
     network = models.open_model(model, test.x, test.classes, weights=weights).to(choose_device(device, "cpu"))
     test = test.to(choose_device(device, "cpu"))
+    if out is not None:
+        _store(out)
     rows: list[Row] = []
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         bar = progress.add_task("attacks", total=len(chosen) * test.n)
@@ -79,7 +83,7 @@ def attack_model(
             )
             rows.append(_row(identity, attack, outcome))
             if out is not None:
-                _store(out, identity, outcome_frame(outcome))
+                _store(out, {identity: outcome_frame(outcome)})
         progress.update(bar, description="audit", visible=audit)
         own = [attack for _, attack in chosen]
         examined = (
@@ -131,10 +135,12 @@ def _row(identity: str, attack: Attack, outcome: AttackOutcome) -> Row:
     )
 
 
-def _store(out: Path, identity: str, frame: pd.DataFrame) -> None:
+def _store(out: Path, frames: Mapping[str, pd.DataFrame] = MappingProxyType({})) -> None:
+    """Per-sample records by attack; none only makes the folder, so that one that cannot be written is known before anything is computed."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(out / f"{identity}.parquet", index=False)
+        for identity, frame in frames.items():
+            frame.to_parquet(out / f"{identity}.parquet", index=False)
     except OSError as error:
         raise InputError("out", str(out), f"a folder that can be written ({error.strerror})") from None
 

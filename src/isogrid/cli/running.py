@@ -18,6 +18,7 @@ from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import read_json
 from isogrid.engines import Event
 from isogrid.study.plans import Plan
+from isogrid.study.reading import read_yaml
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
 from isogrid.study.spec import ModelSpec, Spec
 from isogrid.study.store import Store
@@ -35,6 +36,13 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         _print_plan(study, expected, out, count, as_json)
         return
     Store(out.resolve()).open()
+    if changed := _changed(spec, out / "study.yaml"):
+        console.print(
+            f"note: {out} held a study with other {', '.join(changed)}: its finished cells stay and are used where they still apply, "
+            "tables and report are made anew",
+            highlight=False,
+            markup=False,
+        )
     source = ", ".join([spec.data.name, *map(_given_files, spec.models)])
     if not all(model.checkpoints for model in spec.models):
         source += f", {spec.seeds} seeds, {spec.pruning.rounds} rounds"
@@ -59,6 +67,13 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         raise IsogridError(f"{len(summary['failures'])} tasks failed, the first: {first['task']}: {first['reason']} (the report lists all)")
 
 
+def _changed(spec: Spec, path: Path) -> list[str]:
+    """The settings in which the study that stands there differs."""
+    before = read_yaml(path) if path.is_file() else {}
+    now = spec.resolved()
+    return [name for name in now if isinstance(before, dict) and name in before and before[name] != now[name] and name != "name"]
+
+
 def _given_files(model: ModelSpec) -> str:
     """A model by its title, with what is known of it where its levels are files."""
     count = len(model.checkpoints)
@@ -69,6 +84,9 @@ def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
     """`isogrid report`: tables and page of one study anew, or several studies on one page."""
     from isogrid.report import build_report, compare
 
+    for folder in folders:
+        if len({other.resolve() for other in folders}) < len(folders):
+            raise InputError("folders", str(folder), "different study folders")
     studies = [open_study(folder) for folder in folders]
     for study in studies:
         write_study_tables(study)

@@ -14,10 +14,23 @@ from isogrid.core.errors import InputError, one_of
 PRESETS = ("quick", "paper-mnist")
 
 
+class _Once(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice in a mapping, where YAML keeps the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            name = self.construct_object(key)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
+            seen.append(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> Any:
     """Plain data of a YAML file; raises InputError where it is missing or no YAML."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.load(path.read_text(encoding="utf-8"), _Once) or {}
     except FileNotFoundError:
         raise InputError("study", str(path), "the path of an existing YAML file") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -44,5 +57,7 @@ def explain(error: ValidationError, whole: type[BaseModel], parts: dict[str, typ
     if first["type"] == "extra_forbidden":
         kind = next((parts[str(p)] for p in reversed(where[:-1]) if str(p) in parts), whole)
         return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in kind.model_fields])
-    accepted = first["msg"].removeprefix("Input should be ")
+    if first["type"] == "missing":
+        return InputError(field, "nothing", "a value: this setting has no default")
+    accepted = "a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Input should be ")
     return InputError(field, first.get("input"), accepted[0].lower() + accepted[1:])

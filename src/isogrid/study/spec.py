@@ -241,6 +241,8 @@ class Spec(Part):
                 raise InputError("models", title, "each model once, or with a `label` of its own")
         if not self.models:
             raise InputError("models", [], "at least one model")
+        if not self.attacks:
+            raise InputError("attacks", [], "at least one attack")
         names = {name for attack in self.attacks for name in (attack.name, attack.label) if name}
         for name in self.twin.attacks or ():
             if name not in names:
