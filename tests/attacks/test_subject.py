@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -182,3 +184,15 @@ def test_a_subject_is_of_no_use_after_its_block(samples):
         PGD(eps=0.1).on(subject)
     with pytest.raises(RuntimeError, match="prepared"):
         PGD(eps=0.1).on(subject)
+
+
+def test_a_compiled_model_keeps_its_order_and_gives_the_same(samples):
+    model, (x, _) = fill(convolutional()), samples
+    y, before = model(x).argmax(1), convolution_strides(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(model, backend="eager")
+        with prepared(compiled, x, y, (0.0, 1.0)) as subject, subject.layout:
+            assert convolution_strides(model) == before
+        found = PGD(eps=0.05, steps=3)(compiled, x, y)
+    assert torch.allclose(found.x_adv, PGD(eps=0.05, steps=3)(model, x, y).x_adv, atol=1e-6)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks.checkpoint import BatchStore, Stages
+from isogrid.attacks.parameters import require, require_number, require_whole
 from isogrid.attacks.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
 from isogrid.attacks.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
 from isogrid.core.errors import InputError
@@ -302,26 +303,6 @@ def _check_per_row(n: int, subject: Subject, ids: Tensor | None, start: Tensor |
             )
         if not bool((torch.isfinite(budget) & (budget >= 0)).all()):
             raise InputError("budget", "negative, NaN or infinite radii", "finite radii >= 0")
-
-
-def require(name: str, value: object, ok: bool, accepted: str) -> None:
-    """Verify a parameter when an attack is constructed: raise InputError unless `ok`."""
-    if isinstance(value, bool) or not ok:
-        raise InputError(name, value, accepted)
-
-
-def require_whole(name: str, value: object, least: int = 1, *, otherwise: str = "") -> None:
-    """Raise InputError unless `value` is an integer >= `least`, or None where `otherwise` says what None stands for."""
-    ok = (value is None and bool(otherwise)) or (isinstance(value, int) and value >= least)
-    require(name, value, ok, f"an integer >= {least}" + (f", or None for {otherwise}" if otherwise else ""))
-
-
-def require_number(name: str, value: object, low: float, high: float = math.inf, *, low_open: bool = False, high_open: bool = True) -> None:
-    """Raise InputError unless `value` is a finite number from `low` to `high`, the ends as the flags say."""
-    number = isinstance(value, int | float) and math.isfinite(value)
-    ok = number and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)  # type: ignore[operator]
-    lower = f"{'>' if low_open else '>='} {low:g}"
-    require(name, value, ok, f"a finite number {lower}" + ("" if high == math.inf else f" and {'<' if high_open else '<='} {high:g}"))
 
 
 __all__ = [
