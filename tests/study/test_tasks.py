@@ -8,6 +8,7 @@ import torch
 from isogrid.core.errors import InputError
 from isogrid.core.files import save_tensors
 from isogrid.models import build
+from isogrid.study.reading import PRESETS, preset_data
 from isogrid.study.run import run_study
 from isogrid.study.spec import Spec
 from isogrid.study.tasks import plan
@@ -25,6 +26,17 @@ FACTORY = "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), 
 
 def keys(change, root):
     return {task.label: task.key for task in plan(Spec.parse(BASE | change), root).tasks}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_planned_on_the_embedded_digits(preset, tmp_path):
+    settings = preset_data(preset)
+    settings["data"] = {"test": 1000} | (settings["data"] if isinstance(settings["data"], dict) else {}) | {"name": "mnist-5k"}
+    found = plan(Spec.parse(settings), tmp_path)
+    assert len(found.tasks) > 100
+    tests = {model.spec.title: model.data["test"] for model in found.models}
+    assert tests.get("linear-binary", 200) == 200  # of two classes there are no more
+    assert tests["lenet-300-100"] == 1000
 
 
 def test_an_edited_substitute_has_another_key_and_nothing_else_has(tmp_path):

@@ -33,7 +33,8 @@ class DataSpec(Part):
 
 
 class ModelSpec(Part):
-    """A registered model or `file.py:factory`, optionally on some classes only.
+    """A registered model or `file.py:factory`, optionally on some classes only, of which it takes as many samples as there are, at most
+    `data.train` and `data.test`.
 
     `weights`: a trained network instead of dense training. `checkpoints`: networks that somebody else pruned, as the levels 0, 1, ...
     (dense first); then nothing is trained here, and there is no dense twin.

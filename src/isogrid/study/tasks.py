@@ -45,13 +45,19 @@ def plan(spec: Spec, root: Path) -> Plan:
     return Plan(spec=spec, models=model_plans, levels=tuple(levels), transfers=tuple(transfers), tasks=tuple(tasks.values()))
 
 
+def _split_config(spec: Spec, model: ModelSpec) -> dict[str, Any]:
+    """The samples of one model; of some classes only there may be fewer than the study takes of all."""
+    counts = {"train": spec.data.train, "test": spec.data.test}
+    classes = model.classes and list(model.classes)
+    if classes:
+        whole = cells.load_split({"name": spec.data.name, "train": None, "test": None, "classes": classes})
+        there = {"train": whole.train.n, "test": whole.test.n}
+        counts = {part: None if count is None else min(count, there[part]) for part, count in counts.items()}
+    return {"name": spec.data.name} | counts | {"classes": classes}
+
+
 def _model_plan(spec: Spec, model: ModelSpec) -> ModelPlan:
-    split_config = {
-        "name": spec.data.name,
-        "train": spec.data.train,
-        "test": spec.data.test,
-        "classes": model.classes and list(model.classes),
-    }
+    split_config = _split_config(spec, model)
     split = cells.load_split(split_config)
     config: dict[str, Any] = {"name": model.name, "source": models.source_digest(model.name)}
     network = cells.build_model(config, split.train.shape, split.train.classes, 0, "cpu")
