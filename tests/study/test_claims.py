@@ -374,6 +374,17 @@ def test_primaries_look_at_no_outcome():
     assert primaries(ties)["l2"].domain == "box"
 
 
+def test_a_measure_is_named_as_a_reader_knows_it(made_up):
+    measure = made_up(np.random.default_rng(0)).measures[0]
+    for name, attack, shown in (
+        ("shared-envelope-linf-box@0.1", "shared envelope", "shared envelope"),
+        ("envelope-linf-box@0.1", "envelope", "envelope"),
+        ("pgd@0.1", "pgd", "pgd"),
+        ("mine@0.1", "pgd", "mine"),
+    ):
+        assert replace(measure, name=name, attack=attack).shown == shown
+
+
 def test_the_order_of_strength_names_attacks_that_exist():
     assert {name for order in STRENGTH.values() for name in order} <= set(ATTACKS) | {"envelope", "shared envelope"}
 

@@ -126,7 +126,7 @@ def attack_label(attack: str) -> str:
     ('rFGS', 'DeepFool', 'mine')
     """
     name = attack.split("@", 1)[0].replace(" ", "-")
-    return ATTACKS.get(name, name)
+    return ATTACKS.get(name.replace(" ", "-"), name)
 
 
 def samples_note(samples: tuple[int, int], whole: int) -> str:

@@ -80,7 +80,7 @@ class Measure:
     def shown(self) -> str:
         """The attack as a reader knows it: by its label, where the study gave it one."""
         given = self.name.partition("@")[0]
-        return self.attack if given.startswith(self.attack) else given
+        return self.attack if given.startswith(self.attack.replace(" ", "-")) else given
 
     @property
     def title(self) -> str:
