@@ -223,3 +223,25 @@ def test_log_odds_is_a_monotone_form_of_the_cross_entropy():
 def test_a_domain_needs_limits(limits):
     with pytest.raises(InputError):
         Domain(low=limits[0], high=limits[1])
+
+
+def test_a_prediction_that_changes_without_a_perturbation_is_no_success(model):
+    class Turncoat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.sign = model, 1.0
+
+        def forward(self, x):
+            return self.sign * self.inner(x)
+
+    turncoat = Turncoat()
+
+    def script(p):
+        turncoat.sign = -1.0
+        return p.x
+
+    for eps in (None, 0.3):
+        turncoat.sign = 1.0
+        out = run(turncoat, script, eps=eps)
+        assert out.success.tolist() == [False] * 3
+        assert out.distance.tolist() == [math.inf, math.inf, 0.0]

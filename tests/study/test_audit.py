@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,14 +34,18 @@ from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
 from isogrid.data import Samples
-from isogrid.study.audit.model import audit_model, examine_model
+from isogrid.study.audit.model import examine_model
 from isogrid.study.audit.records import AttackRecord, CleanRecord, LevelInputs
 from isogrid.study.audit.roles import role_of
-from isogrid.study.audit.rules import RULES, audit_level
+from isogrid.study.audit.rules import RULES, Finding, audit_level
 from isogrid.study.cells import evaluate
 from isogrid.study.records import outcome_frame
 
 N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
+
+
+def audit_model(*given: Any, **settings: Any) -> list[Finding]:
+    return examine_model(*given, **settings).findings
 
 
 @pytest.fixture(scope="module")

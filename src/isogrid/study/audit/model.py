@@ -18,7 +18,7 @@ from isogrid.core.norms import L2, Norm
 from isogrid.study.audit.masking import cases, occurrences
 from isogrid.study.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
 from isogrid.study.audit.roles import role_of
-from isogrid.study.audit.rules import Audit, Finding, examine_level
+from isogrid.study.audit.rules import Audit, examine_level
 from isogrid.study.records import outcome_frame
 from isogrid.study.spec import attack_id
 
@@ -28,37 +28,6 @@ GROWTH = (2.0, 4.0)
 QUERIES = 1500
 TWO_MODES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 """Modules that compute something else in train mode."""
-
-
-def audit_model(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    attacks: Sequence[Attack] = (),
-    *,
-    eps: float = 0.1,
-    seed: int = 0,
-    samples: int = 200,
-    box: tuple[float, float] = (0.0, 1.0),
-    name: str = "",
-) -> list[Finding]:
-    """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: the findings of `audit_level`, from probes that it runs itself.
-
-    `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
-    their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
-    attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
-    they span the box. Where gradients then look masked at a budget, FAB has a second try. An empty list means that no
-    rule fired, not that the model is robust, nor that every rule had something to judge: `examine_model` tells that too.
-    Raises InputError and ModelError as an attack does.
-    Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
-
-    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)).train()
-    >>> _ = net[0].weight.data.copy_(torch.eye(2)), net[0].bias.data.zero_()
-    >>> x, y = torch.tensor([[0.6, 0.4], [0.3, 0.9]]), torch.tensor([0, 1])
-    >>> "IG003" in {finding.code for finding in audit_model(net, x, y)}
-    True
-    """
-    return examine_model(model, x, y, attacks, eps=eps, seed=seed, samples=samples, box=box, name=name).findings
 
 
 def examine_model(
@@ -73,7 +42,22 @@ def examine_model(
     box: tuple[float, float] = (0.0, 1.0),
     name: str = "",
 ) -> Audit:
-    """As `audit_model`, with what became of every rule beside the findings."""
+    """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: findings, and what became of every rule.
+
+    `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
+    their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
+    attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
+    they span the box. Where gradients then look masked at a budget, FAB has a second try. That no rule
+    fired does not mean that the model is robust, nor that every rule had something to judge: `Audit.checks` tells.
+    Raises InputError and ModelError as an attack does.
+    Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)).train()
+    >>> _ = net[0].weight.data.copy_(torch.eye(2)), net[0].bias.data.zero_()
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.3, 0.9]]), torch.tensor([0, 1])
+    >>> "IG003" in {finding.code for finding in examine_model(net, x, y).findings}
+    True
+    """
     require("eps", eps, eps > 0 and math.isfinite(eps), "a number > 0")
     require("samples", samples, samples >= 1, "an integer >= 1")
     check_samples(x, y, box)
@@ -183,4 +167,4 @@ def _span(norm: Norm, x: Tensor, box: tuple[float, float]) -> float:
     return float(norm.size(torch.full_like(x[:1], box[1] - box[0]).double()))
 
 
-__all__ = ["audit_model", "clean_passes", "examine_model"]
+__all__ = ["clean_passes", "examine_model"]
