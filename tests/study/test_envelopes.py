@@ -171,3 +171,12 @@ def test_intervals_of_shares_stay_within_their_limits(share):
     values[0, :5] = 1 - values[0, :5]
     point = _point(one, evidence_of(one), 1, values)
     assert 0 <= point["low"] <= point["mean"] <= point["high"] <= 1
+
+
+def test_what_the_driver_accepted_within_a_budget_is_within_it_in_any_unit():
+    records = pd.DataFrame({"sample": [0, 1, 2], "distance": [0.1275 + 3e-5, np.inf, 0.0]})  # one rounding beyond eps, in a box of 255
+    made = Attacked(id="fgs", name="fgs", norm="linf", domain="box", eps=0.1275, gradient_free=False, partial=False, records=records)
+    distance = made.distances(4)
+    assert distance[:3].tolist() == [0.1275, np.inf, 0.0]
+    assert np.isnan(distance[3])
+    assert not distance[0] > made.eps
