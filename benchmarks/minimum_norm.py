@@ -17,9 +17,9 @@ import peers
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.base import Attack
 from isogrid.attacks.carlini_wagner import CarliniWagner
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
+from isogrid.attacks.driver.base import Attack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

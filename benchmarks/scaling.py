@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from isogrid.attacks import APGDT, DDN, FGS, PGD, CarliniWagner, DeepFool
-from isogrid.attacks.base import Attack
+from isogrid.attacks.driver.base import Attack
 from isogrid.core.random import generator
 
 ATTACKS: dict[str, Attack] = {

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from isogrid.attacks import DDN, FMN
-from isogrid.attacks.annealed import FREE_REACH
-from isogrid.attacks.base import log_odds
-from isogrid.attacks.losses import log_odds_slope
+from isogrid.attacks.driver.base import log_odds
+from isogrid.attacks.steps.annealed import FREE_REACH
+from isogrid.attacks.steps.losses import log_odds_slope
 from isogrid.core.norms import L2
 from isogrid.core.random import generator
 from isogrid.testing import exact_distance, tiny_network

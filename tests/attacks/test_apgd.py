@@ -8,7 +8,7 @@ from torch import nn
 
 from isogrid.attacks import APGDCE, APGDDLR, APGDT, FGS, PGD
 from isogrid.attacks.apgd import checkpoints
-from isogrid.attacks.losses import dlr, targeted_dlr, targeted_margin
+from isogrid.attacks.steps.losses import dlr, targeted_dlr, targeted_margin
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 

@@ -87,7 +87,7 @@ def test_an_ensemble_is_of_one_threat_model(attacks):
 
 def test_a_run_resumes_bit_for_bit_and_computes_only_what_is_missing(binary, tmp_path, monkeypatch):
     model, x, y = binary
-    monkeypatch.setattr("isogrid.attacks.subject.MAX_ROWS", 16)
+    monkeypatch.setattr("isogrid.attacks.driver.subject.MAX_ROWS", 16)
     attack, calls = AutoAttack(**QUICK), []
     plain = attack(model, x, y, seed=3)
     first = attack(model, x, y, seed=3, checkpoint=tmp_path)

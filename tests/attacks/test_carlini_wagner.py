@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.base import Domain
 from isogrid.attacks.carlini_wagner import CarliniWagner, _critical, _multiplier
+from isogrid.attacks.driver.base import Domain
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import FGS, PGD, Attack, Ensemble, Transfer, Wrapped, minimise
-from isogrid.attacks.checkpoint import Stages
+from isogrid.attacks.driver.checkpoint import Stages
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 from isogrid.models import open_model

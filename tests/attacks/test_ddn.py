@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks.base import Domain
 from isogrid.attacks.ddn import DDN, on_sphere
+from isogrid.attacks.driver.base import Domain
 from isogrid.core.errors import InputError
 
 

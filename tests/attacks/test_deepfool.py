@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks.base import Domain
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
-from isogrid.attacks.geometry import limits, reach, slope
+from isogrid.attacks.driver.base import Domain
+from isogrid.attacks.steps.geometry import limits, reach, slope
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from isogrid.attacks import FGS, Attack
-from isogrid.attacks.base import Domain, batch_rows, log_odds, margin
-from isogrid.attacks.subject import MAX_ROWS
+from isogrid.attacks.driver.base import Domain, batch_rows, log_odds, margin
+from isogrid.attacks.driver.subject import MAX_ROWS
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2, LINF
 from isogrid.core.random import generator

@@ -6,11 +6,11 @@ import torch
 from scipy.optimize import linprog, minimize
 from torch import nn
 
-from isogrid.attacks.base import Domain
 from isogrid.attacks.ddn import DDN
+from isogrid.attacks.driver.base import Domain
 from isogrid.attacks.fab import FAB
 from isogrid.attacks.fmn import FMN
-from isogrid.attacks.projections import Planes, capped_root
+from isogrid.attacks.steps.projections import Planes, capped_root
 from isogrid.core.errors import InputError
 from isogrid.core.norms import NORMS
 

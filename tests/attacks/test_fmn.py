@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks.base import Domain
 from isogrid.attacks.ddn import DDN
+from isogrid.attacks.driver.base import Domain
 from isogrid.attacks.fmn import FMN, inside_ball
 from isogrid.core.errors import InputError
 from isogrid.core.norms import NORMS

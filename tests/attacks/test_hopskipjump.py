@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import HopSkipJump, make
-from isogrid.attacks.base import Counts, Domain, Problem
+from isogrid.attacks.driver.base import Counts, Domain, Problem
 from isogrid.attacks.hopskipjump import _direction, _Oracle
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2, NORMS

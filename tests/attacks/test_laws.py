@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from isogrid.attacks import ATTACKS, FGS, PGD, Attack, Ensemble, Minimise, config_of, make
-from isogrid.attacks.base import log_odds, margin
+from isogrid.attacks.driver.base import log_odds, margin
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.norms import L2, LINF
 from isogrid.testing import ATTACK_LAWS, check_attack

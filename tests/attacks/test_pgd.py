@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from isogrid.attacks import FGS, PGD
-from isogrid.attacks.losses import LOSSES, SLOPES
+from isogrid.attacks.steps.losses import LOSSES, SLOPES
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 

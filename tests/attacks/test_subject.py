@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from isogrid.attacks import APGDT, PGD
-from isogrid.attacks.subject import Layout, prepared
+from isogrid.attacks.driver.subject import Layout, prepared
 from isogrid.core.random import generator
 from tests.attacks.test_driver import Scripted
 

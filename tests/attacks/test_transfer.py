@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from isogrid.attacks import APGDCE, APGDT, FGS, PGD, Attack, AutoAttack, Ensemble, Square, Transfer, transfer_matrix
 from isogrid.attacks.autoattack import exhaustive
-from isogrid.attacks.losses import LOSSES
+from isogrid.attacks.steps.losses import LOSSES
 from isogrid.core.errors import InputError
 from isogrid.data import load
 from isogrid.models import build

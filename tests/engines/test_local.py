@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import jobs
 
 from isogrid.engines import Task
+from isogrid.engines.graph import by_urgency
 from isogrid.engines.local import run
-from isogrid.engines.task import by_urgency
 
 
 def task(key, function, needs=(), cost=1.0, **arguments):

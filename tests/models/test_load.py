@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim
 
 from isogrid.attacks import FGS
-from isogrid.attacks.base import batch_rows
+from isogrid.attacks.driver.base import batch_rows
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.files import save_tensors
 from isogrid.core.random import generator

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from isogrid.attacks import config_of, make
-from isogrid.study.audit.rules import RULES
-from isogrid.study.audit.study import audit_study
+from isogrid.attacks.naming import attack_id
+from isogrid.audit.rules import RULES
+from isogrid.study.auditing import audit_study
 from isogrid.study.levels import Attacked, Family, Level
 from isogrid.study.plans import LevelPlan
 from isogrid.study.probes import attack_cell
-from isogrid.study.spec import attack_id
 
 N = 200
 KINDS = {"progressive": "pruned", "dense": "twin"}

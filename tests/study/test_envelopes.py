@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isogrid.study.evidence import primaries
 from isogrid.study.levels import Attacked, Family, Level
 from isogrid.study.measures import evidence_of, headlines
 from isogrid.study.plans import AttackCell, LevelPlan
 from isogrid.study.tables import _envelope_rows, _envelopes, _point, curves
+from isogrid.verdicts.evidence import primaries
 
 N = 40
 KINDS = {

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from isogrid import attacks
+from isogrid.attacks.naming import attack_id
 from isogrid.core.errors import InputError
-from isogrid.study.spec import PRESETS, Spec, attack_id
+from isogrid.study.spec import PRESETS, Spec
 
 
 def test_the_resolved_specification_reads_back_as_itself():

@@ -1,4 +1,4 @@
-"""Attacks: one file each, all under the final driver of `attacks.base`; `ATTACKS` is the registry, one row an attack.
+"""Attacks: one file each, all under the final driver of `attacks.driver.base`; `ATTACKS` is the registry, one row an attack.
 
 `COMPOSED` holds those that are made of something given (a function, other attacks) and so stand for no attack by themselves."""
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from isogrid.attacks.apgd import APGDCE, APGDDLR, APGDT
 from isogrid.attacks.autoattack import AutoAttack, Ensemble
-from isogrid.attacks.base import Attack, AttackOutcome, Domain, Problem
 from isogrid.attacks.callable import Wrapped
 from isogrid.attacks.carlini_wagner import CarliniWagner
 from isogrid.attacks.chain import attack_levels
 from isogrid.attacks.ddn import DDN
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
+from isogrid.attacks.driver.base import Attack, AttackOutcome, Domain, Problem
 from isogrid.attacks.fab import FAB
 from isogrid.attacks.fgs import FGS, RFGS
 from isogrid.attacks.fmn import FMN

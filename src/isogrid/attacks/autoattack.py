@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.apgd import APGD, APGDCE, APGDT
-from isogrid.attacks.base import Attack, Problem, log_odds, require_number
+from isogrid.attacks.driver.base import Attack, Problem, log_odds, require_number
 from isogrid.attacks.fab import FAB
-from isogrid.attacks.losses import improves
 from isogrid.attacks.square import Square
+from isogrid.attacks.steps.losses import improves
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, Norm
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.base import Attack, Model, Problem, frozen, require_number
+from isogrid.attacks.driver.base import Attack, Model, Problem, frozen, require_number
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, Norm
 from isogrid.core.random import derive

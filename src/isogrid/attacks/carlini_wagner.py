@@ -8,9 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Domain, Problem, margin, require_number, require_whole
 from isogrid.attacks.deepfool import rivals
-from isogrid.attacks.geometry import limits, reach, shrink, slope
+from isogrid.attacks.driver.base import Attack, Domain, Problem, margin, require_number, require_whole
+from isogrid.attacks.steps.geometry import limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm, rows as per_row
 
 INSIDE = 1e-3

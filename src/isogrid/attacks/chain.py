@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import autoattack
-from isogrid.attacks.base import Attack, AttackOutcome, Problem
-from isogrid.attacks.subject import Subject, prepared
+from isogrid.attacks.driver.base import Attack, AttackOutcome, Problem
+from isogrid.attacks.driver.subject import Subject, prepared
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm
 

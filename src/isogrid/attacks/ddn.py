@@ -8,9 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.annealed import Verdicts, anneal
-from isogrid.attacks.base import Attack, Domain, Problem, require_number, require_whole
-from isogrid.attacks.schedules import CONVERGING, fixed
+from isogrid.attacks.driver.base import Attack, Domain, Problem, require_number, require_whole
+from isogrid.attacks.steps.annealed import Verdicts, anneal
+from isogrid.attacks.steps.schedules import CONVERGING, fixed
 from isogrid.core.norms import L2, Norm
 
 

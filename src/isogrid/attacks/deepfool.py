@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Loss, Problem, margin, require_number, require_whole
-from isogrid.attacks.geometry import TOLERANCE, least_gap, least_move, limits, reach, shrink, slope
+from isogrid.attacks.driver.base import Attack, Loss, Problem, margin, require_number, require_whole
+from isogrid.attacks.steps.geometry import TOLERANCE, least_gap, least_move, limits, reach, shrink, slope
 from isogrid.core.norms import L2, Norm
 
 COARSE = 5e-2

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
-from isogrid.attacks.geometry import least_gap, least_move, shrink
-from isogrid.attacks.losses import targeted_margin
-from isogrid.attacks.projections import Planes
+from isogrid.attacks.driver.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.steps.geometry import least_gap, least_move, shrink
+from isogrid.attacks.steps.losses import targeted_margin
+from isogrid.attacks.steps.projections import Planes
 from isogrid.core.errors import one_of
 from isogrid.core.norms import NORMS, Norm, norm as norm_of
 

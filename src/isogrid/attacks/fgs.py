@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, log_odds, require_number
+from isogrid.attacks.driver.base import Attack, Problem, log_odds, require_number
 from isogrid.core.norms import LINF, Norm, rows
 
 

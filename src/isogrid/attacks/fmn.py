@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.annealed import PlaceRule, Verdicts, anneal
-from isogrid.attacks.base import Attack, Domain, Problem, require_number, require_whole
-from isogrid.attacks.schedules import CONVERGING, fixed
+from isogrid.attacks.driver.base import Attack, Domain, Problem, require_number, require_whole
+from isogrid.attacks.steps.annealed import PlaceRule, Verdicts, anneal
+from isogrid.attacks.steps.schedules import CONVERGING, fixed
 from isogrid.core.errors import one_of
 from isogrid.core.norms import NORMS, Norm, norm as norm_of
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require_whole
+from isogrid.attacks.driver.base import Attack, Problem, require_whole
 from isogrid.core.errors import one_of
 from isogrid.core.norms import L2, NORMS, Norm, rows as per_row
 from isogrid.core.random import Streams

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require_number, require_whole
+from isogrid.attacks.driver.base import Attack, Problem, require_number, require_whole
 from isogrid.attacks.pgd import PGD
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
-from isogrid.attacks.projections import capped_root
+from isogrid.attacks.driver.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.steps.projections import capped_root
 from isogrid.core.errors import one_of
 from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
 

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, require_number, require_whole
-from isogrid.attacks.losses import LOSSES, SLOPES, improves
-from isogrid.attacks.region import Region
+from isogrid.attacks.driver.base import Attack, Problem, require_number, require_whole
+from isogrid.attacks.steps.losses import LOSSES, SLOPES, improves
+from isogrid.attacks.steps.region import Region
 from isogrid.core.errors import one_of
 from isogrid.core.norms import NORMS, Norm, rows as per_row
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from isogrid.attacks.base import Attack, Problem, margin, require_number, require_whole
-from isogrid.attacks.region import Region
+from isogrid.attacks.driver.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.steps.region import Region
 from isogrid.core.errors import one_of
 from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
 from isogrid.core.random import Streams

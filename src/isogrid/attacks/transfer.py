@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks.autoattack import exhaustive
-from isogrid.attacks.base import Attack, Problem, as_classifier, batch_rows, frozen
+from isogrid.attacks.driver.base import Attack, Problem, as_classifier, batch_rows, frozen
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm
 

@@ -18,16 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from isogrid import attacks as attack_library, data as data_library, models
-from isogrid.attacks.base import Attack, AttackOutcome
+from isogrid.attacks.driver.base import Attack, AttackOutcome
+from isogrid.attacks.records import outcome_frame
+from isogrid.audit.model import examine_model
+from isogrid.audit.rules import Audit
 from isogrid.cli.attack_flags import chosen_attacks, split_list
 from isogrid.cli.flags import choose_device
 from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
 from isogrid.report.checks import audit_line
-from isogrid.study.audit.model import examine_model
-from isogrid.study.audit.rules import Audit
-from isogrid.study.records import outcome_frame
 from isogrid.study.spec import Spec
 
 

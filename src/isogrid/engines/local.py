@@ -22,7 +22,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from isogrid.core.errors import IsogridError
-from isogrid.engines.task import Event, Task, by_urgency
+from isogrid.engines.graph import Graph
+from isogrid.engines.task import Event, Task
 
 OnEvent = Callable[[Event], None]
 
@@ -53,7 +54,7 @@ def run(tasks: Iterable[Task], *, workers: int = 1, on_event: OnEvent = lambda e
     exception or by a second death, takes the tasks that need it with it, and the rest goes on. What a task computes cannot depend
     on the number of workers: each gets its own process state, its own threads and its seeds from its arguments.
     """
-    graph = _Graph(list(tasks))
+    graph = Graph(list(tasks))
     crew: list[_Worker] = []
     context = multiprocessing.get_context("forkserver")
     modules = dict.fromkeys(task.function.__module__ for task in graph.tasks)
@@ -101,53 +102,6 @@ def run(tasks: Iterable[Task], *, workers: int = 1, on_event: OnEvent = lambda e
         for worker in crew:
             worker.stop()
     return [failures[task.key] for task in graph.tasks if task.key in failures]
-
-
-class _Graph:
-    """Which tasks are waiting, ready, running; the most urgent ready task first, then the order given."""
-
-    def __init__(self, tasks: list[Task]) -> None:
-        self.tasks = tasks
-        urgency = by_urgency(tasks)
-        self._place = {task.key: (-urgency[task.key], place) for place, task in enumerate(tasks)}
-        self._open = {task.key: task for task in tasks}
-        self._running: set[str] = set()
-
-    @property
-    def empty(self) -> bool:
-        return not self._open
-
-    def _ready(self) -> list[Task]:
-        return [t for t in self._open.values() if t.key not in self._running and not any(need in self._open for need in t.needs)]
-
-    @property
-    def ready_count(self) -> int:
-        return len(self._ready()) + len(self._running)
-
-    def next(self) -> Task | None:
-        task = min(self._ready(), key=lambda t: self._place[t.key], default=None)
-        if task is not None:
-            self._running.add(task.key)
-        return task
-
-    def finish(self, task: Task) -> None:
-        self._running.discard(task.key)
-        self._open.pop(task.key, None)
-
-    def again(self, task: Task) -> None:
-        self._running.discard(task.key)
-
-    def fail(self, task: Task) -> list[Task]:
-        """Drop the task and all that needs it, however far; returns the latter."""
-        gone = {task.key}
-        self.finish(task)
-        lost: list[Task] = []
-        while found := [t for t in self._open.values() if gone.intersection(t.needs)]:
-            for t in found:
-                gone.add(t.key)
-                self.finish(t)
-            lost += found
-        return lost
 
 
 _DIED = "\0died"

@@ -1,7 +1,7 @@
 """What one level of one network is worth, from per-sample arrays: accuracy, r_inf, r_2, medians, failures, envelopes.
 
 What belongs here: the definitions, as functions of arrays [N] (one entry per sample). What does not: means over seeds and their
-intervals (`metrics.statistics`), running an attack (`attacks.base`, whose outcome has these very arrays).
+intervals (`metrics.statistics`), running an attack (`attacks.driver.base`, whose outcome has these very arrays).
 
 The convention for a `distance` [N], as the attack driver gives it: 0 where the clean prediction is wrong already, the size of the
 verified perturbation where the attack succeeded, inf where it failed; NaN where this attack was not run on the sample.

@@ -25,7 +25,7 @@ Satterthwaite's degrees of freedom are reported as a description.
 Sources: Searle, Casella & McCulloch 1992, "Variance Components", ch. 4 (ANOVA of the crossed table); Satterthwaite 1946;
 Banerjee 1960, Sankhya 22 (the combination, its conservatism); Holm 1979.
 
-What belongs here: arrays [S, N] -> estimates. What does not: which contrast means which claim (`study.claims`).
+What belongs here: arrays [S, N] -> estimates. What does not: which contrast means which claim (`verdicts.claims`).
 """
 
 from __future__ import annotations

@@ -17,19 +17,20 @@ from torch import nn
 
 from isogrid import attacks, data, models
 from isogrid.attacks import transfer_matrix
-from isogrid.attacks.base import margin
+from isogrid.attacks.driver.base import margin
+from isogrid.attacks.records import no_records, to_numpy
+from isogrid.audit.model import clean_passes, examine_model
+from isogrid.audit.records import CleanRecord
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.files import canonical
 from isogrid.core.random import derive
 from isogrid.data import Samples, Split
 from isogrid.sparsity import PRUNERS, Masks, live_outputs, prunable
-from isogrid.study.audit.model import clean_passes, examine_model
-from isogrid.study.audit.records import CleanRecord
-from isogrid.study.blackbox import SubstituteConfig, blackbox, labels_of, train_substitute
-from isogrid.study.records import no_records, put_outcome, to_numpy
+from isogrid.study.records import put_outcome
 from isogrid.study.store import Store
 from isogrid.theory import linear_theory, linear_weights
 from isogrid.training import EarlyStop, FitConfig, OptimizerConfig, fit
+from isogrid.training.substitute import SubstituteConfig, blackbox, labels_of, train_substitute
 
 EXAMPLES = 12
 """How many of the first test samples keep their adversarial example, for the gallery."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from isogrid.metrics.robustness import saturated
-from isogrid.study.evidence import Evidence, Measure
 from isogrid.study.levels import Attacked, Family, Level, Threat, threats
+from isogrid.verdicts.evidence import Evidence, Measure
 
 Array = np.ndarray[Any, Any]
 ENVELOPE, SHARED = "envelope", "shared envelope"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isogrid import attacks, models
-from isogrid.attacks.base import Attack
+from isogrid.attacks.driver.base import Attack
 from isogrid.engines import Task
 from isogrid.study import cells
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, TransferPlan

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import pandas as pd
 from torch import Tensor
 
-from isogrid.attacks.base import AttackOutcome
+from isogrid.attacks.driver.base import AttackOutcome
+from isogrid.attacks.records import outcome_frame, to_numpy
 from isogrid.study.store import Cell
-
-
-def outcome_frame(outcome: AttackOutcome) -> pd.DataFrame:
-    """One record per sample: what an attack cell stores."""
-    return pd.DataFrame(
-        {
-            "sample": np.arange(len(outcome.label)),
-            "label": to_numpy(outcome.label),
-            "clean": to_numpy(outcome.clean),
-            "adversarial": to_numpy(outcome.adversarial),
-            "success": to_numpy(outcome.success),
-            "distance": to_numpy(outcome.distance.double()),
-            "margin": to_numpy(outcome.margin.double()),
-            "zero_gradient": to_numpy(outcome.zero_gradient),
-            "forwards": to_numpy(outcome.forwards),
-            "backwards": to_numpy(outcome.backwards),
-        }
-    )
-
-
-def no_records() -> pd.DataFrame:
-    """The records of an attack that had nothing left to attack."""
-    kinds = dict.fromkeys(("success", "zero_gradient"), "bool") | dict.fromkeys(("distance", "margin"), "float64")
-    names = ("sample", "label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "forwards", "backwards")
-    return pd.DataFrame({name: pd.Series(dtype=kinds.get(name, "int64")) for name in names})
 
 
 def put_outcome(cell: Cell, outcome: AttackOutcome, rows: Tensor, cpu_seconds: float, shown: dict[str, Tensor]) -> None:
@@ -51,9 +23,3 @@ def put_outcome(cell: Cell, outcome: AttackOutcome, rows: Tensor, cpu_seconds: f
         "backwards": int(outcome.backwards.sum()),
     }
     cell.put(metrics=metrics, cpu_seconds=cpu_seconds, records=frame, tensors={"examples": shown})
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor as an array on the CPU."""
-    array: np.ndarray[Any, Any] = tensor.cpu().numpy()
-    return array

@@ -10,12 +10,10 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 
 from isogrid.core.errors import InputError, one_of
 from isogrid.sparsity import ALLOCATIONS, CRITERIA
-from isogrid.study.attack_spec import WITHOUT_SOURCES, AttackSpec, Part, attack_id, one_attack
+from isogrid.study.attack_spec import WITHOUT_SOURCES, AttackSpec, Part, one_attack
 from isogrid.study.reading import PRESETS, explain, preset_data, read_yaml
 from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
-
-GIVEN = "given"
-"""The method of levels that are the user's files: how they were pruned and trained is not known here."""
+from isogrid.verdicts.evidence import GIVEN
 
 
 def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
@@ -355,7 +353,6 @@ __all__ = [
     "BlackBoxSpec",
     "ModelSpec",
     "Spec",
-    "attack_id",
     "preset_data",
     "read_yaml",
 ]

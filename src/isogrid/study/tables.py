@@ -15,13 +15,13 @@ from isogrid.core.files import replacing, save_tensors, write_json, write_text
 from isogrid.engines import Event
 from isogrid.metrics.robustness import attack_metrics, class_accuracy, mean_distance, median_distance, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
-from isogrid.study.audit.study import audit_study
-from isogrid.study.claims import judge, recommend
-from isogrid.study.evidence import Evidence
+from isogrid.study.auditing import audit_study
 from isogrid.study.levels import Attacked, Family, Level, Threat, attack_cells, families, read_levels, threats
 from isogrid.study.measures import ENVELOPE, SHARED, data_title, evidence_of, headlines, metric_name, shared
 from isogrid.study.plans import Plan, TransferPlan
 from isogrid.study.store import Store
+from isogrid.verdicts.claims import judge, recommend
+from isogrid.verdicts.evidence import Evidence
 
 COLUMNS = ("data", "model", "objective", "penalty", "method", "seed", "level", "sparsity")
 VALUES = ("metric", "attack", "norm", "domain", "eps", "value", "n")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from isogrid import attacks, models
-from isogrid.attacks.base import as_classifier, check_samples
+from isogrid.attacks.driver.base import as_classifier, check_samples
 from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import digest
 from isogrid.data import Split

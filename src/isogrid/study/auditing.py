@@ -1,0 +1,126 @@
+"""The audit of a whole study: the rules of `audit` over every level's records and what its probes found, told once each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, observed
+from isogrid.audit.roles import Role, role_of_config
+from isogrid.audit.rules import Audit, examine_level
+from isogrid.study.levels import Attacked, Family, Level
+from isogrid.study.plans import AttackCell
+
+GRAVITY = {"error": 0, "warning": 1, "info": 2}
+STATES = ("found", "passed", "not checked")
+"""From what weighs most: a level counts as checked where its own records or its probes could be judged."""
+
+
+def audit_study(grouped: Sequence[Family]) -> dict[str, list[dict[str, Any]]]:
+    """`audit`: the findings of all levels and seeds; `audit_checks`: what became of every rule on them, as the summary holds both."""
+    levels = [level for family in grouped for source in (family.pruned, family.twin) for level in source.values()]
+    own = [(level, examine_level(_inputs(level))) for level in levels]
+    return {"audit": _findings(own), "audit_checks": _checks(own)}
+
+
+def _findings(audits: Sequence[tuple[Level, Audit]]) -> list[dict[str, Any]]:
+    """The gravest first, one entry per code, model, method and attack or threat model.
+
+    Each says on which `levels` and in which `seeds` it was found, and tells the worst one: its `detail`, with its `level` and `seed`.
+    """
+    merged: dict[tuple[str, ...], dict[str, Any]] = {}
+    for level, own in audits:
+        plan = level.plan
+        where = {"model": plan.model, "method": plan.method, "level": plan.level, "seed": plan.seed}
+        for finding in (*map(asdict, own.findings), *level.probed.get("findings", ())):
+            here = finding | where
+            place = tuple(here[name] for name in ("code", "model", "method", "about"))
+            before = merged.get(place, here | {"levels": [], "seeds": []})
+            worst = here if here["share"] > before["share"] else before
+            merged[place] = worst | {name: sorted({*before[name], where[name[:-1]]}) for name in ("levels", "seeds")}
+    return sorted(merged.values(), key=lambda f: (GRAVITY[f["severity"]], f["code"], f["model"], f["method"], f["about"]))
+
+
+def _checks(audits: Sequence[tuple[Level, Audit]]) -> list[dict[str, Any]]:
+    """One entry per code, model, method, state and gap, with the number of networks and their levels and seeds."""
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for level, own in audits:
+        plan = level.plan
+        probed = {one["code"]: one for one in level.probed.get("checks", ())}
+        for mine in map(asdict, own.checks):
+            one = _together([mine, probed.get(mine["code"], mine)])
+            place = (one["code"], STATES.index(one["state"]), plan.model, plan.method, one["gap"])
+            entry = merged.setdefault(place, one | {"model": plan.model, "method": plan.method, "networks": 0, "levels": [], "seeds": []})
+            entry["networks"] += 1
+            entry["levels"], entry["seeds"] = sorted({*entry["levels"], plan.level}), sorted({*entry["seeds"], plan.seed})
+    return [merged[place] for place in sorted(merged)]
+
+
+def _together(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One rule on one level, looked at twice: the graver state, and the smaller gap of the looks that could judge."""
+    state = min((one["state"] for one in looks), key=STATES.index)
+    judged = [one["gap"] for one in looks if one["state"] != "not checked"]
+    return looks[0] | {"state": state, "gap": min(judged, key=len) if judged else looks[-1]["gap"]}
+
+
+def _inputs(level: Level) -> LevelInputs:
+    clean = level.clean
+    record = CleanRecord(
+        label=clean["label"].to_numpy(),
+        prediction=clean["prediction"].to_numpy(),
+        margin=clean["margin"].to_numpy(),
+        rounding=level.metrics["rounding"],
+        probabilities=level.metrics["probabilities"],
+        repeat_difference=level.metrics["repeat_difference"],
+        reach=clean["reach"].to_numpy(),
+        dead_outputs=level.metrics["dead_outputs"],
+    )
+    planned = [cell for cell in level.plan.attacks if cell.id in level.attacks]
+    attacks = tuple(_record(level.attacks[cell.id], clean, _role(cell)) for cell in planned)
+    return LevelInputs(clean=record, attacks=attacks, growth=tuple(_grids(attacks)))
+
+
+def _grids(attacks: Sequence[AttackRecord]) -> Iterator[Growth]:
+    """The attacks of several steps that the study itself runs at several budgets. Single steps overshoot: their success need not grow."""
+    grids: dict[tuple[str, str, str], list[AttackRecord]] = {}
+    for record in attacks:
+        if record.reported and record.role == "strong" and record.eps is not None:
+            grids.setdefault((record.attack.split("@")[0], record.norm, record.domain), []).append(record)
+    for grid in grids.values():
+        if len(grid) > 1:
+            yield Growth(records=tuple(grid))
+
+
+def _role(cell: AttackCell) -> Role:
+    return "gradient-free" if cell.gradient_free else role_of_config(cell.config)
+
+
+def _record(attacked: Attacked, clean: pd.DataFrame, role: Role) -> AttackRecord:
+    """The records in the order of all N samples; what was not attacked has NaN for a distance."""
+    count, rows, records = len(clean), attacked.records["sample"].to_numpy(), attacked.records
+
+    def whole(name: str, missing: Any, kind: type) -> np.ndarray[Any, Any]:
+        values: np.ndarray[Any, Any] = np.full(count, missing, dtype=kind)
+        values[rows] = records[name].to_numpy()
+        return values
+
+    label = clean["label"].to_numpy()
+    return AttackRecord(
+        attack=attacked.id,
+        norm=attacked.norm,
+        domain=attacked.domain,
+        eps=attacked.eps,
+        role=observed(role, records["backwards"]),
+        correct=(label == clean["prediction"].to_numpy()) & np.isin(np.arange(count), rows),
+        success=whole("success", False, bool),
+        robust=whole("adversarial", -1, np.int64) == label,
+        distance=whole("distance", math.nan, np.float64),
+        margin=whole("margin", math.nan, np.float64),
+        zero_gradient=whole("zero_gradient", False, bool),
+        reported=not attacked.partial,
+    )
