@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("minimum_norm.py", "minimum_norm_ddn.py", "fixed_budget.py", "chain.py", "scaling.py")
+PARTS = ("minimum_norm.py", "minimum_norm_ddn.py", "fixed_budget.py", "scaling.py")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Cascades, AutoAttack and the checkpoint of the driver."""
+"""Cascades and AutoAttack."""
 
 from __future__ import annotations
 
@@ -83,66 +83,3 @@ def test_configuration_round_trip():
 def test_an_ensemble_is_of_one_threat_model(attacks):
     with pytest.raises(InputError, match=r"attacks|eps"):
         Ensemble(attacks=attacks)
-
-
-def test_a_run_resumes_bit_for_bit_and_computes_only_what_is_missing(binary, tmp_path, monkeypatch):
-    model, x, y = binary
-    monkeypatch.setattr("isogrid.attacks.driver.subject.MAX_ROWS", 16)
-    attack, calls = AutoAttack(**QUICK), []
-    plain = attack(model, x, y, seed=3)
-    first = attack(model, x, y, seed=3, checkpoint=tmp_path)
-    files = sorted(tmp_path.iterdir())
-    assert len(files) == 4
-    whole = {path.name: path.read_bytes() for path in files}
-    files[1].unlink()
-    files[2].write_bytes(b"half a file")
-    model.register_forward_hook(lambda *_: calls.append(1))
-    second = attack(model, x, y, seed=3, checkpoint=tmp_path)
-    resumed = len(calls)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
-    for f in dataclasses.fields(plain):
-        a, b, c = (getattr(out, f.name) for out in (plain, first, second))
-        assert (torch.equal(a, b) and torch.equal(a, c)) if isinstance(a, torch.Tensor) else a == b == c
-    calls.clear()
-    attack(model, x, y, seed=3)
-    assert resumed < 0.8 * len(calls)
-
-
-def test_an_interrupted_cascade_goes_on_with_the_attack_that_was_at_work(binary, tmp_path):
-    model, x, y = binary
-    broken, calls = [True], []
-
-    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-    class Interrupted(Attack):
-        name = "interrupted"
-        eps: float = 0.05
-
-        @property
-        def budget(self):
-            return self.eps
-
-        @property
-        def threat(self):
-            return FGS().threat
-
-        def search(self, problem):
-            if broken[0]:
-                raise KeyboardInterrupt
-            return problem.x
-
-    attack = Ensemble(attacks=(PGD(eps=0.05), PGD(eps=0.05, loss="margin"), Interrupted(), PGD(eps=0.05, restarts=2)))
-    with pytest.raises(KeyboardInterrupt):
-        attack(model, x, y, checkpoint=tmp_path)
-    assert [sorted(file.name for file in folder.iterdir()) for folder in tmp_path.iterdir()] == [["0.safetensors", "1.safetensors"]]
-    broken[0] = False
-    hook = model.register_forward_hook(lambda *_: calls.append(1))
-    resumed = attack(model, x, y, checkpoint=tmp_path)
-    spent = len(calls)
-    calls.clear()
-    plain = attack(model, x, y)
-    hook.remove()
-    assert spent <= len(calls) - 60  # two PGD-40s, less the rows that leave early
-    for field in dataclasses.fields(plain):
-        a, b = getattr(plain, field.name), getattr(resumed, field.name)
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]  # the stages went with the batch

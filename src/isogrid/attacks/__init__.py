@@ -12,7 +12,6 @@ from isogrid.attacks.apgd import APGDCE, APGDDLR, APGDT
 from isogrid.attacks.autoattack import AutoAttack, Ensemble
 from isogrid.attacks.callable import Wrapped
 from isogrid.attacks.carlini_wagner import CarliniWagner
-from isogrid.attacks.chain import attack_levels
 from isogrid.attacks.ddn import DDN
 from isogrid.attacks.deepfool import DeepFool, SuperDeepFool
 from isogrid.attacks.driver.base import Attack, AttackOutcome, Domain, Problem
@@ -118,7 +117,6 @@ __all__ = [
     "SuperDeepFool",
     "Transfer",
     "Wrapped",
-    "attack_levels",
     "config_of",
     "make",
     "minimise",

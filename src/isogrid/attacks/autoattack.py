@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -53,8 +52,8 @@ def strongest(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
     assert problem.budget is not None
     found, top = problem.x.clone(), problem.x.new_full((problem.n,), -math.inf)
     broken = torch.zeros(problem.n, dtype=torch.bool, device=found.device)
-    for number, attack in enumerate(attacks):
-        tried = problem.stage(number, functools.partial(_candidates, attack, problem))
+    for attack in attacks:
+        tried = _candidates(attack, problem)
         z = problem.logits(tried)
         value, wrong = log_odds(z, problem.y), z.argmax(1) != problem.y
         within = problem.norm.size(tried - problem.x) <= problem.domain.allowed(problem.budget)
@@ -71,10 +70,10 @@ def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
     assert problem.budget is not None
     found = problem.x.clone()
     alive = torch.arange(problem.n, device=found.device)
-    for number, attack in enumerate(attacks):
+    for attack in attacks:
         part = problem.take(alive)
         assert part.budget is not None
-        tried = problem.stage(number, functools.partial(_candidates, attack, part))
+        tried = _candidates(attack, part)
         within = problem.norm.size(tried - part.x) <= part.domain.allowed(part.budget)
         broken = within & (part.logits(tried).argmax(1) != part.y)
         found[alive[broken]] = tried[broken]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isogrid.attacks.driver.base import Attack, margin
 from isogrid.audit.roles import Role, role_of
+from isogrid.core.norms import allowed
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -119,7 +120,7 @@ class AttackRecord:
 
     def broken_at(self, eps: float) -> Bools:
         """bool [N]: turned by a perturbation of size eps or smaller; what the driver accepted within a budget is within it."""
-        return self.success & ((self.distance <= eps) | (self.eps is not None and self.eps <= eps))
+        return self.success & ((self.distance <= allowed(eps)) | (self.eps is not None and self.eps <= eps))
 
     @classmethod
     def of_columns(

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor
 
 from isogrid.core.errors import one_of
+
+BUDGET_SLACK, BUDGET_ULPS = 1e-5, 4.0
+"""A perturbation may exceed its budget by this share, and by so many units in the last place of the box's largest value."""
+FLOAT32_UNIT = 2.0**-23
+Size = TypeVar("Size", Tensor, float)
+
+
+def allowed(budget: Size, unit: float = FLOAT32_UNIT, largest: float = 1.0) -> Size:
+    """The size up to which a perturbation counts as within `budget`: rounding of x + delta is no offence.
+
+    `unit`: the rounding unit of x's type; `largest`: the largest absolute value of the box. Whoever asks whether a distance lies within a
+    budget asks here, so that no two figures disagree about one sample.
+
+    >>> 0.1 + 1e-7 <= allowed(0.1), 0.1 + 2e-6 <= allowed(0.1)
+    (True, False)
+    """
+    return budget * (1 + BUDGET_SLACK) + BUDGET_ULPS * unit * largest
 
 
 def rows(values: Tensor, like: Tensor) -> Tensor:

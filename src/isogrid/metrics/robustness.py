@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
+from isogrid.core.norms import allowed
+
 VOID_FAILURES = 0.01
 """Above this share of failures among the attacked, correctly classified samples, r_2 is void."""
 SATURATION_MARGIN = 0.01
 """An r_inf that may lie within this margin of 0 or of the accuracy is saturated; half the default tolerance of r_inf."""
-BUDGET_SLACK = 1e-5
-"""The share by which rounding may take a perturbation beyond its budget; the driver's own."""
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -222,11 +222,8 @@ class Envelope:
     winner: NDArray[np.str_]
 
     def r_inf(self, eps: float) -> float:
-        """The share of all N samples that are correct and that no attack turned within eps: E[distance > eps (1 + 1e-5)].
-
-        The slack is the driver's, for the rounding of x + delta.
-        """
-        return float(np.mean(self.distance[~np.isnan(self.distance)] > eps * (1 + BUDGET_SLACK)))
+        """The share of all N samples that are correct and that no attack turned within eps: E[distance > `allowed(eps)`]."""
+        return float(np.mean(self.distance[~np.isnan(self.distance)] > allowed(eps)))
 
 
 def envelope(attacks: Sequence[Distances]) -> Envelope:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import warnings
@@ -34,22 +33,16 @@ class Program(nn.Module):
 
     `rows` = (least, most) rows per call, most None for any number: a shorter batch is filled up with copies of its last row, a longer one
     cut; gradients flow through both. `activation_elements`: values that one row's forward pass keeps for its backward pass (for
-    the driver's batch rule, which cannot look into a program). `source`: the digest of its file, which stands for its code and constants.
+    the driver's batch rule, which cannot look into a program).
     """
 
-    def __init__(self, inner: nn.Module, rows: tuple[int, int | None] = (1, None), source: str = "") -> None:
+    def __init__(self, inner: nn.Module, rows: tuple[int, int | None] = (1, None)) -> None:
         super().__init__()
         self._inner = (inner,)  # in a tuple, so that it is no submodule: eval(), hooks and flags do not work on programs
         self.least, self.most = rows
         self.activation_elements = 0
-        self.source = source
         for parameter in inner.parameters():
             parameter.requires_grad_(False)
-
-    def contents(self) -> dict[str, Tensor]:
-        """The program's own parameters and buffers by name (constants are in `source` only)."""
-        inner = self._inner[0]
-        return dict(inner.named_parameters()) | dict(inner.named_buffers())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._inner[0]._apply(fn)  # type: ignore[no-untyped-call]
@@ -96,7 +89,7 @@ def _exported(path: Path) -> Program:
     except Exception as error:  # a file of any other kind may raise anything
         raise InputError("model", str(path), f"a program written by torch.export.save that this torch reads ({_line(error)})") from None
     _refuse_training_mode(loaded, path)
-    return Program(inner, _batch_limits(loaded, path), _digest(path))
+    return Program(inner, _batch_limits(loaded, path))
 
 
 def _scripted(path: Path) -> Program:
@@ -109,11 +102,7 @@ def _scripted(path: Path) -> Program:
     with contextlib.suppress(RuntimeError):  # a frozen program has no mode, and is in eval mode for good
         inner.eval()
     _refuse_training_script(inner, path)
-    return Program(inner, source=_digest(path))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Program(inner)
 
 
 def _batch_limits(loaded: Any, path: Path) -> tuple[int, int | None]:

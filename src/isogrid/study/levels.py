@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isogrid.metrics.robustness import BUDGET_SLACK, Distances, Envelope, envelope
+from isogrid.core.norms import allowed
+from isogrid.metrics.robustness import Distances, Envelope, envelope
 from isogrid.study.plans import AttackCell, LevelPlan, ModelPlan, Plan
 from isogrid.study.store import Store
 
@@ -79,7 +80,7 @@ class Level:
             return None
         distance = self.envelope(planned).distance
         unseen = np.all([np.isnan(attack.distances(len(distance))) for attack in deciding], axis=0)
-        return np.where(unseen, np.nan, distance if eps is None else distance > eps * (1 + BUDGET_SLACK))
+        return np.where(unseen, np.nan, distance if eps is None else distance > allowed(eps))
 
 
 def read_levels(study: Plan, store: Store) -> list[Level]:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.driver.checkpoint import BatchStore, Stages
 from isogrid.attacks.driver.parameters import require, require_number, require_whole
 from isogrid.attacks.driver.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
 from isogrid.attacks.driver.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
@@ -120,21 +118,18 @@ class Attack(ABC):
         budget: Tensor | None = None,
         box: tuple[float, float] = (0.0, 1.0),
         on_batch: Callable[[int], None] | None = None,
-        checkpoint: Path | None = None,
     ) -> AttackOutcome:
         """Attack the samples `x` [N, *S] with true classes `y` [N] and return verified outcomes.
 
         `ids` [N] (default 0..N-1) name the samples for the random streams of `seed`; `start` [N, *S] is handed to the attack;
         `budget` [N] replaces `eps` per row; `box` = (low, high) of the inputs; `on_batch(rows_done)` reports progress.
-        `checkpoint`: a folder for finished batches and, of a cascade, its finished attacks; a later call with the same attack, seed,
-        weights and samples takes them from there, bit for bit. The model, its mode, its gradients and the global random state are left
-        as they were.
+        The model, its mode, its gradients and the global random state are left as they were.
 
         Raises InputError for unusable samples and ModelError where the model is no classifier on them.
         """
         # inside inference mode nothing could be differentiated
         with torch.inference_mode(False), prepared(model, x, y, box) as subject:
-            return self.on(subject, seed=seed, ids=ids, start=start, budget=budget, on_batch=on_batch, checkpoint=checkpoint)
+            return self.on(subject, seed=seed, ids=ids, start=start, budget=budget, on_batch=on_batch)
 
     @final
     def on(
@@ -147,7 +142,6 @@ class Attack(ABC):
         start: Tensor | None = None,
         budget: Tensor | None = None,
         on_batch: Callable[[int], None] | None = None,
-        checkpoint: Path | None = None,
     ) -> AttackOutcome:
         """The same call on a subject that several attacks share, or on its `rows` [n] only; `ids`, `start` and `budget` are theirs."""
         if subject.closed:
@@ -159,37 +153,15 @@ class Attack(ABC):
         rows = torch.arange(len(subject.y), device=subject.x.device) if rows is None else rows
         ids = rows.cpu() if ids is None else ids.cpu()
         size = subject.room(self.state_copies)
-        store = None
-        if checkpoint is not None:
-            store = BatchStore.of(checkpoint, subject.model, self.name, self, seed, subject.box, size, subject.x.device.type)
         parts = []
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
             extra = None if start is None else start[part], None if budget is None else budget[part]
             streams = Streams(seed=seed, ids=ids[part].to(subject.x.device))
-            parts.append(self._stored_or_new(store, subject, part if everything else rows[part], streams, *extra))
+            parts.append(self._attack_batch(subject, part if everything else rows[part], streams, *extra))
             if on_batch is not None:
                 on_batch(min(first + size, len(rows)))
         return _join(parts)
-
-    def _stored_or_new(
-        self,
-        store: BatchStore | None,
-        subject: Subject,
-        rows: slice | Tensor,
-        streams: Streams,
-        start: Tensor | None,
-        budget: Tensor | None,
-    ) -> AttackOutcome:
-        given = {"x": subject.x[rows], "y": subject.y[rows], "ids": streams.ids, "start": start, "budget": budget}
-        stored = None if store is None else store.load(given, subject.x.device)
-        if stored is not None:
-            return AttackOutcome(attack=self.name, norm=self.threat, domain=self._domain(subject), eps=self.budget, **stored)
-        outcome = self._attack_batch(subject, rows, streams, start, budget, None if store is None else store.stages(given))
-        if store is not None:
-            values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
-            store.save(given, {name: value for name, value in values.items() if isinstance(value, Tensor)})
-        return outcome
 
     def _domain(self, subject: Subject) -> Domain:
         return Domain(name=self.domain, low=subject.box[0], high=subject.box[1])
@@ -201,7 +173,6 @@ class Attack(ABC):
         streams: Streams,
         start: Tensor | None,
         budget: Tensor | None,
-        stages: Stages | None,
     ) -> AttackOutcome:
         norm, domain, model = self.threat, self._domain(subject), subject.function
         x, y, clean = subject.x[rows], subject.y[rows], subject.clean[rows]
@@ -228,9 +199,8 @@ class Attack(ABC):
         x_adv = x.clone()
         if len(attacked):
             # a copy even where it is every row: a search may write into its own x, never the caller's
-            mine = replace(problem.take(attacked), stages=stages)
             with subject.layout:
-                x_adv[attacked] = self.search(mine).detach().to(x.dtype)
+                x_adv[attacked] = self.search(problem.take(attacked)).detach().to(x.dtype)
         x_adv, adversarial, gap, distance, counted = _verify(model, problem, x_adv, correct)
         success = correct & (adversarial != y) & counted
         return AttackOutcome(

@@ -10,13 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.checkpoint import Stages
 from isogrid.core.errors import InputError, ModelError, one_of
-from isogrid.core.norms import Norm
+from isogrid.core.norms import Norm, allowed
 from isogrid.core.random import Streams
-
-BUDGET_SLACK, BUDGET_ULPS = 1e-5, 4.0
-"""A candidate may exceed its budget by this share, and by so many units in the last place of the box's largest value."""
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -41,8 +37,8 @@ class Domain:
         return x.clamp(self.low, self.high) if self.name == "box" else x
 
     def allowed(self, budget: Tensor) -> Tensor:
-        """The size [B] up to which a candidate counts as within `budget` [B]: rounding of x + delta is no offence."""
-        return budget * (1 + BUDGET_SLACK) + BUDGET_ULPS * torch.finfo(budget.dtype).eps * max(abs(self.low), abs(self.high))
+        """The size [B] up to which a candidate counts as within `budget` [B] (`core.norms.allowed`)."""
+        return allowed(budget, torch.finfo(budget.dtype).eps, max(abs(self.low), abs(self.high)))
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -97,8 +93,7 @@ class Problem:
     `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
     `rows`: this problem's rows in the batch that `counts` covers; `room`: how many rows the batch rule allows at once (a search that
     runs a sample several times side by side keeps to it). `unit`: the rounding unit of the model's own logits, which are handed out in x's
-    type. `stages`: where an attack of several stages may leave finished ones; only the problem that the driver hands out has it. All
-    tensors live on one device.
+    type. All tensors live on one device.
     """
 
     model: Model
@@ -113,7 +108,6 @@ class Problem:
     rows: Tensor
     room: int
     unit: float
-    stages: Stages | None = None
 
     @property
     def n(self) -> int:
@@ -139,7 +133,7 @@ class Problem:
 
     def with_budget(self, budget: Tensor | None) -> Problem:
         """The same problem under another radius per row."""
-        return replace(self, budget=budget, stages=None)
+        return replace(self, budget=budget)
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
@@ -209,19 +203,6 @@ class Problem:
                 "differentiable model, or gradient-free attacks (square, hopskipjump, noise)"
             )
         return z
-
-    def stage(self, number: int, compute: Callable[[], Tensor]) -> Tensor:
-        """`compute()`, or what it gave in an interrupted run, with the queries that it had cost by then."""
-        counts = {"forwards": self.counts.forwards, "backwards": self.counts.backwards, "zero_gradient": self.counts.zero_gradient}
-        left = None if self.stages is None else self.stages.load(number, self.x.device)
-        if left is not None:
-            for name, counter in counts.items():
-                counter.copy_(left[name])
-            return left["made"]
-        made = compute()
-        if self.stages is not None:
-            self.stages.save(number, counts | {"made": made})
-        return made
 
     def charge(self, *, forwards: int, backwards: int) -> None:
         """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""
