@@ -23,6 +23,7 @@ from isogrid.study.spec import Spec
         (" fgs , deepfool,", [{"name": "fgs"}, {"name": "deepfool"}]),
         ("pgd(norm=l2,steps=100),deepfool", [{"name": "pgd", "norm": "l2", "steps": 100}, {"name": "deepfool"}]),
         ("pgd( eps = 1e-3 , early_stop=false)", [{"name": "pgd", "eps": 1e-3, "early_stop": False}]),
+        ("pgd(eps=8/255,steps=10)", [{"name": "pgd", "eps": 8 / 255, "steps": 10}]),
         ("deepfool(candidates=none)", [{"name": "deepfool", "candidates": None}]),
         ("fgs()", [{"name": "fgs"}]),
         ("my.py:f(norm=linf,eps=0.1)", [{"name": "callable", "target": "my.py:f", "norm": "linf", "eps": 0.1}]),
@@ -53,6 +54,17 @@ def test_what_is_no_attack_is_refused_in_one_line(text):
 def test_eps_sets_the_budgets_of_the_attacks_that_have_one_by_default():
     chosen = chosen_attacks([], "fgs,fab,deepfool,pgd(eps=0.5)", "0.1,0.2")
     assert chosen == [{"name": "fgs", "eps": [0.1, 0.2]}, {"name": "fab"}, {"name": "deepfool"}, {"name": "pgd", "eps": 0.5}]
+
+
+@pytest.mark.parametrize(("text", "budgets"), [("2/255, 8/255", [2 / 255, 8 / 255]), ("1e-1", [0.1]), ("0,.1", [0.0, 0.1])])
+def test_budgets_are_numbers_as_people_write_them(text, budgets):
+    assert chosen_attacks([], "fgs", text) == [{"name": "fgs", "eps": budgets}]
+
+
+@pytest.mark.parametrize("text", ["1/0", "8/", "/255", "8/255/2", "0.1;0.2", "nan/1x"])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(InputError, match=r"^eps: got "):
+        chosen_attacks([], "fgs", text)
 
 
 @pytest.mark.parametrize("text", ["fab", "deepfool,ddn", "pgd(eps=0.1)"])

@@ -44,7 +44,7 @@ def chosen_attacks(base: list[Any], text: str | None, eps: str | None) -> list[d
     chosen = known if text is None else [entry for one in given for entry in _known(known, one) or [one]]
     if eps is None:
         return chosen
-    budgets = split_list("eps", eps, float, "numbers with commas, as 0.05,0.1")
+    budgets = split_list("eps", eps, number, "numbers with commas, as 0.05,0.1 or 8/255")
     takers = [_has_budget(entry["name"]) and not any(entry is one and "eps" in one for one in given) for entry in chosen]
     if not any(takers):
         names = ", ".join(entry["name"] for entry in chosen)
@@ -94,12 +94,25 @@ def _value(key: str, text: str) -> Any:
         return [_entry(part) for part in _split(text, "+")]
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    for convert in (int, float):
+    for convert in (int, number):
         try:
             return convert(text)
         except ValueError:
             continue
     return text
+
+
+def number(text: str) -> float:
+    """A number as people write it, fractions included; raises ValueError for anything else.
+
+    >>> number("1e-1"), number("8/255")
+    (0.1, 0.03137254901960784)
+    """
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(text)
+    except ZeroDivisionError:
+        raise ValueError(text) from None
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,60 @@ from isogrid.core.errors import InputError, one_of
 PRESETS = ("quick", "paper-mnist")
 
 
-class _Once(yaml.SafeLoader):
-    """A safe loader that refuses a key that stands twice in a mapping, where YAML keeps the last one in silence."""
+_MERGE, _NUMBER, _FRACTION = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float", "!fraction"
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader of YAML as people write it: `1e-1` and `8/255` are numbers, `010` is ten, a date is text, merge keys are read.
+
+    It refuses a key that stands twice in a mapping, where YAML keeps the last one in silence; one that overrides a merged key does not.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
-            name = self.construct_object(key)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
-            seen.append(name)
-        return super().construct_mapping(node, deep)
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "")
+    return int(text) if re.fullmatch(r"[-+]?[0-9]+", text) else int(text, 0)
+
+
+def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    above, below = node.value.split("/")
+    return float(above) / float(below)
+
+
+_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", _NUMBER)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in _TEXT] for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_SIGNS = list("-+0123456789.")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"(?:[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+)$"), _SIGNS)
+_Loader.add_implicit_resolver(
+    _NUMBER,
+    re.compile(r"(?:[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    _SIGNS,
+)
+_Loader.add_implicit_resolver(_FRACTION, re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?/[0-9]*[1-9][0-9]*(?:\.[0-9]+)?$"), _SIGNS)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+_Loader.add_constructor(_FRACTION, _fraction)
 
 
 def read_yaml(path: Path) -> Any:
     """Plain data of a YAML file; raises InputError where it is missing or no YAML."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Once) or {}
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except FileNotFoundError:
         raise InputError("study", str(path), "the path of an existing YAML file") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise InputError("study", str(path), f"a readable YAML file ({' '.join(str(error).split())})") from None
+    except Exception as error:  # damaged text may raise anything in the parser: RecursionError, ValueError ...
+        raise InputError("study", str(path), f"a readable YAML file ({' '.join(str(error).split()) or type(error).__name__})") from None
 
 
 def preset_data(name: str) -> dict[str, Any]:
@@ -42,7 +76,7 @@ def preset_data(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise one_of("preset", name, PRESETS)
     text = resources.files("isogrid.study").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = yaml.load(text, _Loader)
     return data
 
 
