@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from isogrid.attacks import ATTACKS
 from isogrid.study.levels import Attacked, Family, Level
-from isogrid.study.measures import evidence_of, headlines
+from isogrid.study.measures import ENVELOPE, SHARED, STRENGTH, evidence_of, headlines
 from isogrid.study.plans import AttackCell, LevelPlan
 from isogrid.study.tables import _envelope_rows, _envelopes, _point, curves
 from isogrid.verdicts.evidence import primaries
@@ -125,7 +126,7 @@ def test_what_contrasts_rest_on_met_the_same_attacks_on_every_level_and_on_the_t
                 set(some) <= set(level.attacks) for some in over for level in (*one.pruned.values(), *one.twin.values()) if level.attacks
             )
             assert not np.isnan(measure.values).all(2).any()
-            assert measure.twin_values is None or not np.isnan(measure.twin_values).all(2).any()
+            assert measure.control_values is None or not np.isnan(measure.control_values).all(2).any()
 
 
 def test_samples_that_no_attack_saw_are_not_broken():
@@ -153,6 +154,10 @@ def test_an_envelope_that_the_twin_has_not_met_goes_by_its_name():
     assert list(headlines(FAMILIES["everything everywhere"])) == []
     assert primaries(evidence_of(FAMILIES["the twin met one"]).measures)["linf"].name == "fgs"
     assert primaries(evidence_of(FAMILIES["on some levels only"]).measures)["linf"].attack == "shared envelope"
+
+
+def test_the_order_of_strength_names_attacks_that_exist():
+    assert {name for names in STRENGTH for name in names} <= set(ATTACKS) | {ENVELOPE, SHARED}
 
 
 def test_a_void_mean_is_no_figure_but_its_median_is():

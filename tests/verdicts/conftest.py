@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
+from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.evidence import Evidence, Measure
 
 LEVELS = tuple(range(15))
@@ -23,7 +24,7 @@ def _study(
     *,
     seeds=3,
     samples=200,
-    twin_levels=(0, 6, 10),
+    control_levels=(0, 6, 10),
     walk=(0.03, 0.03, 0.03),
     start=0.02,
     together=0.7,
@@ -35,8 +36,8 @@ def _study(
     linear=False,
 ):
     """A made-up study. Accuracy, r_inf and mean distance start at `base` (seeds differ by `start`), move by `effect` along the levels,
-    by `drift` along the rounds of training, sparse network and twin alike, and by a random walk per seed (standard deviation `walk` at
-    the last level; correlation `together` between the three figures; the twin has a walk of its own). Each sample is as hard in every
+    by `drift` along the rounds of training, sparse network and control alike, and by a random walk per seed (standard deviation `walk` at
+    the last level; correlation `together` between the three figures; the control has a walk of its own). Each sample is as hard in every
     seed and level, up to noise of a share `shared` that all seeds have in common and one, `own`, that nobody has."""
 
     def walks():
@@ -61,23 +62,21 @@ def _study(
         return correct, (noise[1] < share[1]).astype(float), distance
 
     sparse = arrays(LEVELS, walks(), np.add(effect, drift))
-    twin = [values.copy() for values in arrays(twin_levels, walks(), drift)] if twin_levels else [None] * 3
-    if 0 in twin_levels:
-        for values, reference in zip(twin, sparse, strict=True):
+    control = [values.copy() for values in arrays(control_levels, walks(), drift)] if control_levels else [None] * 3
+    if 0 in control_levels:
+        for values, reference in zip(control, sparse, strict=True):
             values[:, 0] = reference[:, 0]
-    common = {"domain": "box", "levels": LEVELS, "twin_levels": twin_levels}
-    pgd = Measure(name="pgd@0.1", attack="pgd", norm="linf", eps=0.1, kind="r_inf", values=sparse[1], twin_values=twin[1], **common)
-    ddn = Measure(name="ddn", attack="ddn", norm="l2", eps=None, kind="distance", values=sparse[2], twin_values=twin[2], **common)
+    common = {"domain": "box", "strength": 1, "levels": LEVELS, "control_levels": control_levels}
+    pgd = Measure(name="pgd@0.1", attack="pgd", norm="linf", eps=0.1, kind="r_inf", values=sparse[1], control_values=control[1], **common)
+    ddn = Measure(name="ddn", attack="ddn", norm="l2", eps=None, kind="distance", values=sparse[2], control_values=control[2], **common)
     return Evidence(
-        data="made-up",
-        model="network",
-        method="progressive",
+        arm=Arm(data="made-up", model="network", pruner="progressive"),
         linear=linear,
         sparsity={level: 1 - (2 / 3) ** level for level in LEVELS},
         levels=LEVELS,
         correct=sparse[0],
         collapsed=np.zeros((seeds, len(LEVELS)), bool),
-        twin_levels=twin_levels,
-        twin_correct=twin[0],
+        control_levels=control_levels,
+        control_correct=control[0],
         measures=(pgd, ddn),
     )

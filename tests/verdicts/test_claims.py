@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from isogrid.attacks import ATTACKS
 from isogrid.metrics.statistics import choosing
+from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.claims import ALPHA, Measure, judge, recommend
-from isogrid.verdicts.evidence import STRENGTH, primaries, table
+from isogrid.verdicts.evidence import primaries, table
 
 TOLERANCE = {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}
 LEVELS = tuple(range(15))
@@ -29,12 +29,12 @@ def verdicts(evidence):
     return {one["claim"]: one["verdict"] for one in judge([evidence], TOLERANCE)}
 
 
-# The dense twin of the linear model on mnist-5k, rounds 0 to 14 (FGS and DeepFool, three seeds): its figures fall by training alone
+# The dense control of the linear model on mnist-5k, rounds 0 to 14 (FGS and DeepFool, three seeds): its figures fall by training alone
 R_INF = np.array([0.149, 0.114, 0.095, 0.082, 0.064, 0.057, 0.051, 0.047, 0.045, 0.042, 0.039, 0.038, 0.037, 0.036, 0.034])
 R_2 = np.array([0.708, 0.657, 0.620, 0.593, 0.570, 0.552, 0.538, 0.526, 0.515, 0.505, 0.498, 0.491, 0.485, 0.479, 0.474])
 MEASURED = (FLAT, R_INF - R_INF[0], R_2 / R_2[0] - 1)
 STRAIGHT = (FLAT, curve((0, 0.0), (6, -0.1)), curve((0, 0.0), (6, -0.2), (10, -0.25)))
-# accuracy is lost from level 6 on, so that the levels compared were trained less than the attacked twins
+# accuracy is lost from level 6 on, so that the levels compared were trained less than the attacked controls
 TRAINED = {
     "base": (0.904, 0.149, 0.83),
     "effect": (curve((0, 0), (5, 0), (6, -0.06), (14, -0.06)), FLAT, FLAT),
@@ -51,7 +51,7 @@ NOISE = {
     "levels noisy on samples": {"shared": 0.6, "own": 0.1},
     "linear": {"linear": True},
     "linear, wild seeds": {"linear": True, "walk": (0.1,) * 3, "together": 0.99},
-    "twin attacked at every round": {"twin_levels": LEVELS, "together": 0.99, "walk": (0.1,) * 3},
+    "control attacked at every round": {"control_levels": LEVELS, "together": 0.99, "walk": (0.1,) * 3},
     "one thousand samples": {"samples": 1000},
     "training moves both, linear": TRAINED | {"linear": True, "drift": MEASURED},
     "training moves both": TRAINED | {"drift": MEASURED},
@@ -146,10 +146,10 @@ RISING = curve((0, 0), (8, 0.13), (14, 0.02))
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_what_lies_beyond_the_threshold_contradicts_no_rise_up_to_it(name, made_up):
-    """Accuracy is kept to the end, so that every level counts: where some level is as good as its twin, claim 2 may be true."""
+    """Accuracy is kept to the end, so that every level counts: where some level is as good as its control, claim 2 may be true."""
     rng, n = np.random.default_rng([20, len(name)]), 60
     settings = {"samples": 500, "walk": (0.01,) * 3, "base": (0.94, 0.15, 0.95), "effect": (FLAT, RISING, BEYOND[name])}
-    found = collections.Counter(verdicts(made_up(rng, twin_levels=LEVELS, **settings))[2] for _ in range(n))
+    found = collections.Counter(verdicts(made_up(rng, control_levels=LEVELS, **settings))[2] for _ in range(n))
     assert found["contradicted"] <= stats.binom.ppf(0.999, n, ALPHA), found
 
 
@@ -175,7 +175,7 @@ def test_a_fall_from_the_first_level_on_contradicts_claim_two(falling, made_up):
 
 
 def test_a_late_fall_hides_no_early_rise_of_r_2_in_a_linear_model(made_up):
-    """Claim 1 says that r_2 stays level or falls from the first round on: here it is 15 % above the twin at levels 1 to 3."""
+    """Claim 1 says that r_2 stays level or falls from the first round on: here it is 15 % above the control at levels 1 to 3."""
     effect = (FLAT, curve((0, 0), (6, 0.15)), curve((0, 0), (1, 0.15), (3, 0.15), (5, -0.1), (14, -0.6)))
     rng, n = np.random.default_rng(23), 40
     found = [the(made_up(rng, linear=True, samples=500, walk=(0.005,) * 3, effect=effect), 1) for _ in range(n)]
@@ -218,7 +218,7 @@ def the(evidence, claim):
 
 
 def test_one_seed_decides_nothing(strong):
-    measures = tuple(replace(m, values=m.values[:1], twin_values=m.twin_values[:1]) for m in strong.measures)
+    measures = tuple(replace(m, values=m.values[:1], control_values=m.control_values[:1]) for m in strong.measures)
     one = replace(strong, correct=strong.correct[:1], collapsed=strong.collapsed[:1], measures=measures)
     for claim in (2, 3):
         assert the(one, claim)["verdict"] == "undecided"
@@ -227,10 +227,11 @@ def test_one_seed_decides_nothing(strong):
     assert "One seed" in recommend([one], TOLERANCE)[0]["sentences"][-1]
 
 
-@pytest.mark.parametrize("twin", [(), (0,)])
-def test_no_twin_is_no_control(strong, twin):
-    measures = [replace(m, twin_levels=twin, twin_values=m.twin_values[:, : len(twin)] if twin else None) for m in strong.measures]
-    found = verdicts(replace(strong, measures=tuple(measures)))
+@pytest.mark.parametrize("control", [(), (0,)])
+def test_no_control_is_no_control(strong, control):
+    values = [m.control_values[:, : len(control)] if control else None for m in strong.measures]
+    measures = tuple(replace(m, control_levels=control, control_values=some) for m, some in zip(strong.measures, values, strict=True))
+    found = verdicts(replace(strong, measures=measures))
     assert found[2] == found[3] == "no control"
 
 
@@ -258,14 +259,14 @@ def test_collapsed_saturated_void_and_missing_levels_take_no_part(strong):
     assert the(evidence, 3)["parts"][1]["levels"] == [13]
 
 
-def test_a_saturated_twin_leaves_the_claim_undecided(strong):
-    found = the(change(strong, 0, twin_saturated=(6, 10)), 2)
+def test_a_saturated_control_leaves_the_claim_undecided(strong):
+    found = the(change(strong, 0, control_saturated=(6, 10)), 2)
     assert found["verdict"] == "undecided"
     assert "saturated" in found["reason"]
 
 
-def test_a_saturated_round_of_the_twin_is_no_anchor(strong):
-    part = the(change(strong, 0, twin_saturated=(6,)), 2)["parts"][0]
+def test_a_saturated_round_of_the_control_is_no_anchor(strong):
+    part = the(change(strong, 0, control_saturated=(6,)), 2)["parts"][0]
     assert part["against"] == [0, 10]
     part = the(change(strong, 0, saturated=(0,)), 2)["parts"][0]
     assert part["against"] == [6, 10]
@@ -273,27 +274,27 @@ def test_a_saturated_round_of_the_twin_is_no_anchor(strong):
 
 
 @pytest.mark.parametrize("straight", [True, False])
-def test_each_level_meets_the_twin_at_its_own_round(made_up, straight):
-    """Where the twin moves as the scale of interpolation says, the interpolated twin is the true one, whatever rounds were attacked."""
-    evidence = made_up(np.random.default_rng(15), twin_levels=LEVELS, samples=50)
+def test_each_level_meets_the_control_at_its_own_round(made_up, straight):
+    """Where the control moves on the scale of interpolation, the interpolated control is the true one, however few were attacked."""
+    evidence = made_up(np.random.default_rng(15), control_levels=LEVELS, samples=50)
     scale = np.arange(15) if straight else np.log1p(np.arange(15))
     moves = np.random.default_rng(16).normal(size=(3, 1, 50)) * scale[:, None]
     values = evidence.measures[1].values * 0 + 1 + 0.01 * moves
-    every = change(evidence, 1, values=values, twin_values=values)
+    every = change(evidence, 1, values=values, control_values=values)
     for rounds in ((6, 10, 14), (3, 14), LEVELS):
-        some = change(every, 1, twin_levels=rounds, twin_values=values[:, list(rounds)])
+        some = change(every, 1, control_levels=rounds, control_values=values[:, list(rounds)])
         rows = table(some, some.measures[1])
-        assert rows.twin_levels == tuple(sorted({0, *rounds}))
-        weights = rows.twin_weights(straight)
-        np.testing.assert_allclose(np.einsum("tl,stn->sln", weights, rows.twin), rows.values, atol=1e-12)
+        assert rows.control_levels == tuple(sorted({0, *rounds}))
+        weights = rows.control_weights(straight)
+        np.testing.assert_allclose(np.einsum("tl,stn->sln", weights, rows.control), rows.values, atol=1e-12)
         np.testing.assert_allclose(weights.sum(0), 1)
-    later = change(every, 1, twin_levels=(6,), twin_values=values[:, [6]])
+    later = change(every, 1, control_levels=(6,), control_values=values[:, [6]])
     rows = table(later, later.measures[1])
-    assert rows.twin_weights(straight)[:, 7:].tolist() == [[0.0] * 8, [1.0] * 8]
+    assert rows.control_weights(straight)[:, 7:].tolist() == [[0.0] * 8, [1.0] * 8]
 
 
-def test_a_twin_attacked_at_every_round_needs_no_interpolation(made_up):
-    evidence = made_up(np.random.default_rng(17), twin_levels=LEVELS, **PAPER[2])
+def test_a_control_attacked_at_every_round_needs_no_interpolation(made_up):
+    evidence = made_up(np.random.default_rng(17), control_levels=LEVELS, **PAPER[2])
     found = the(evidence, 2)
     assert "interpolated" not in found["control"] + found["statement"]
     assert found["parts"][0]["against"] == found["parts"][0]["levels"]
@@ -301,7 +302,7 @@ def test_a_twin_attacked_at_every_round_needs_no_interpolation(made_up):
 
 
 def test_a_conclusion_must_hold_on_both_scales_of_interpolation(made_up):
-    """r_2 rises by 5.8 % beyond a twin that moves with log(1 + k), by 1.7 % beyond straight lines, at a tolerance of 3 %."""
+    """r_2 rises by 5.8 % beyond a control that moves with log(1 + k), by 1.7 % beyond straight lines, at a tolerance of 3 %."""
     drift = (FLAT, FLAT, -0.2 * np.log1p(LEVELS) / np.log(7))
     effect = (TRAINED["effect"][0], FLAT, curve((0, 0), (1, 0.05)))
     evidence = made_up(np.random.default_rng(18), linear=True, **(TRAINED | {"effect": effect, "drift": drift, "walk": (0.002,) * 3}))
@@ -316,16 +317,16 @@ def test_a_conclusion_must_hold_on_both_scales_of_interpolation(made_up):
 
 def test_a_fall_by_training_alone_is_none_by_sparsity(strong, made_up):
     falls = (FLAT, curve((0, 0), (14, -0.12)), curve((0, 0), (14, -0.5)))
-    evidence = made_up(np.random.default_rng(19), twin_levels=LEVELS, base=(0.94, 0.3, 0.9), drift=falls, walk=(0.002,) * 3, samples=500)
+    evidence = made_up(np.random.default_rng(19), control_levels=LEVELS, base=(0.94, 0.3, 0.9), drift=falls, walk=(0.002,) * 3, samples=500)
     assert verdicts(evidence)[3] == "undecided"
-    alone = [replace(m, twin_levels=(), twin_values=None) for m in evidence.measures]
+    alone = [replace(m, control_levels=(), control_values=None) for m in evidence.measures]
     found = the(replace(evidence, measures=tuple(alone)), 3)
     assert found["verdict"] == "no control"  # the same fall, which nothing tells from that of training
     assert verdicts(strong)[3] == "supported"
 
 
-def test_a_norm_without_a_twin_to_compare_with_leaves_claim_three_undecided(strong):
-    for found in (the(change(strong, 0, twin_saturated=(6, 10)), 3), the(change(strong, 0, twin_levels=(), twin_values=None), 3)):
+def test_a_norm_without_a_control_to_compare_with_leaves_claim_three_undecided(strong):
+    for found in (the(change(strong, 0, control_saturated=(6, 10)), 3), the(change(strong, 0, control_levels=(), control_values=None), 3)):
         assert found["verdict"] == "undecided"
         assert "linf" in found["reason"]
 
@@ -353,15 +354,16 @@ def test_holm_covers_all_claims_of_the_study(strong, made_up):
 
 
 def test_primaries_look_at_no_outcome():
-    def measure(attack, eps, norm="linf", twin=True, **other):
+    def measure(attack, eps, norm="linf", control=True, **other):
         values = np.zeros((1, 2, 8))
         kind = "r_inf" if norm == "linf" else "distance"
         fields = {"name": f"{attack}@{eps}", "attack": attack, "norm": norm, "domain": "box", "eps": eps, "kind": kind, "levels": (0, 1)}
-        controlled = {"twin_levels": (0, 1), "twin_values": values} if twin else {}
+        fields["strength"] = {"envelope": 9, "pgd": 4, "cw": 3, "deepfool": 2, "fgs": 1}.get(attack, 0)
+        controlled = {"control_levels": (0, 1), "control_values": values} if control else {}
         return Measure(**(fields | {"values": values} | controlled | other))
 
-    offers = [measure("fgs", 0.1), measure("pgd", 0.1), measure("envelope", 0.1, twin=False)]
-    assert primaries(offers)["linf"].name == "pgd@0.1"  # the envelope has no twin
+    offers = [measure("fgs", 0.1), measure("pgd", 0.1), measure("envelope", 0.1, control=False)]
+    assert primaries(offers)["linf"].name == "pgd@0.1"  # the envelope has no control
     assert primaries([*offers, measure("envelope", 0.2)])["linf"].name == "envelope@0.2"
     assert primaries([*offers, measure("fgs", 0.3, primary=True)])["linf"].name == "fgs@0.3"
     assert primaries([measure("pgd", eps) for eps in (0.2, 0.05, 0.1, 0.4)])["linf"].eps == 0.1
@@ -385,12 +387,8 @@ def test_a_measure_is_named_as_a_reader_knows_it(made_up):
         assert replace(measure, name=name, attack=attack).shown == shown
 
 
-def test_the_order_of_strength_names_attacks_that_exist():
-    assert {name for order in STRENGTH.values() for name in order} <= set(ATTACKS) | {"envelope", "shared envelope"}
-
-
 def test_secondary_measures_are_reported_and_decide_nothing(strong):
-    weak = replace(strong.measures[0], name="fgs@0.1", attack="fgs", values=1 - strong.measures[0].values)
+    weak = replace(strong.measures[0], name="fgs@0.1", attack="fgs", strength=0, values=1 - strong.measures[0].values)
     found = the(replace(strong, measures=(*strong.measures, weak)), 2)
     assert found["verdict"] == "supported"
     assert [part["measure"] for part in found["parts"]] == ["pgd@0.1", "ddn", "fgs@0.1"]
@@ -398,7 +396,7 @@ def test_secondary_measures_are_reported_and_decide_nothing(strong):
 
 
 def test_deep_networks_are_judged_once(made_up):
-    found = verdicts(replace(made_up(np.random.default_rng(8)), data="cifar10", model="resnet-32"))
+    found = verdicts(replace(made_up(np.random.default_rng(8)), arm=Arm(data="cifar10", model="resnet-32", pruner="surgery")))
     assert found[2] == "not applicable"
     assert found[5] == "undecided"
 
@@ -409,7 +407,7 @@ def test_verdicts_are_plain_json_and_say_what_they_mean(strong):
     assert [one["claim"] for one in found] == [1, 2, 3, 4, 5]
     two = found[1]
     assert two["interval"][0] < two["effect"] < two["interval"][1]
-    assert two["control"].startswith("dense twin of equal training, round k against level k: attacked at rounds 6, 10; interpolated")
+    assert two["control"].startswith("dense control of equal training, round k against level k: attacked at rounds 6, 10; interpolated")
     assert two["control"].endswith("stands for the later ones") == (max(two["levels"]) > 10)
     assert "For it: r_inf (pgd" in two["statement"]
     assert "supported" in two["statement"]
@@ -431,14 +429,14 @@ def test_tables_that_do_not_fit_are_refused(strong, changes):
         replace(strong, **changes)
 
 
-def test_a_twin_on_other_samples_is_refused(strong):
-    with pytest.raises(ValueError, match="twin"):
-        change(strong, 0, twin_values=strong.measures[0].twin_values[:, :, :-1])
+def test_a_control_on_other_samples_is_refused(strong):
+    with pytest.raises(ValueError, match="control"):
+        change(strong, 0, control_values=strong.measures[0].control_values[:, :, :-1])
 
 
-def test_a_twin_that_is_hardly_ever_right_is_no_denominator(strong):
+def test_a_control_that_is_hardly_ever_right_is_no_denominator(strong):
     """Correct on none of the samples that are judged: a relative effect is not defined, and the claim says so."""
-    twin = strong.measures[1].twin_values * choosing(strong.measures[1].twin_values.shape[2])
-    found = the(change(strong, 1, twin_values=twin, saturated=()), 2)
+    control = strong.measures[1].control_values * choosing(strong.measures[1].control_values.shape[2])
+    found = the(change(strong, 1, control_values=control, saturated=()), 2)
     assert found["verdict"] == "undecided"
-    assert "l2: the twin's distances are all zero" in found["reason"]
+    assert "l2: the control's distances are all zero" in found["reason"]

@@ -36,7 +36,7 @@ def _findings(audits: Sequence[tuple[Level, Audit]]) -> list[dict[str, Any]]:
     merged: dict[tuple[str, ...], dict[str, Any]] = {}
     for level, own in audits:
         plan = level.plan
-        where = {"model": plan.model, "method": plan.method, "level": plan.level, "seed": plan.seed}
+        where = {"model": plan.model, "method": plan.method, "control": plan.method == "dense", "level": plan.level, "seed": plan.seed}
         for finding in (*map(asdict, own.findings), *level.probed.get("findings", ())):
             here = finding | where
             place = tuple(here[name] for name in ("code", "model", "method", "about"))
@@ -55,7 +55,8 @@ def _checks(audits: Sequence[tuple[Level, Audit]]) -> list[dict[str, Any]]:
         for mine in map(asdict, own.checks):
             one = _together([mine, probed.get(mine["code"], mine)])
             place = (one["code"], STATES.index(one["state"]), plan.model, plan.method, one["gap"])
-            entry = merged.setdefault(place, one | {"model": plan.model, "method": plan.method, "networks": 0, "levels": [], "seeds": []})
+            arm = {"model": plan.model, "method": plan.method, "control": plan.method == "dense"}
+            entry = merged.setdefault(place, one | arm | {"networks": 0, "levels": [], "seeds": []})
             entry["networks"] += 1
             entry["levels"], entry["seeds"] = sorted({*entry["levels"], plan.level}), sorted({*entry["seeds"], plan.seed})
     return [merged[place] for place in sorted(merged)]

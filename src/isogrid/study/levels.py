@@ -111,10 +111,11 @@ def read_levels(study: Plan, store: Store) -> list[Level]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """The levels of one model: the pruned chain and the twin's, by (seed, level)."""
+    """The levels of one model: the pruned chain and the dense control's, by (seed, level)."""
 
     model: ModelPlan
     method: str
+    objective: str = ""
     seeds: tuple[int, ...]
     pruned: dict[tuple[int, int], Level]
     twin: dict[tuple[int, int], Level]
@@ -147,6 +148,7 @@ def families(study: Plan, levels: Sequence[Level]) -> list[Family]:
             Family(
                 model=model,
                 method=study.spec.method_of(model.spec),
+                objective="unknown" if model.spec.checkpoints else study.spec.training.objective,
                 seeds=tuple(range(study.spec.seeds_of(model.spec))),
                 pruned={(k.plan.seed, k.plan.level): k for k in mine if k.plan.method != "dense"},
                 twin={(k.plan.seed, k.plan.level): k for k in mine if k.plan.method == "dense"},

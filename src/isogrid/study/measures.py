@@ -1,4 +1,4 @@
-"""From levels to evidence: the per-sample arrays [seeds, levels, samples] of every attack, for sparse network and twin."""
+"""From levels to evidence: the per-sample arrays [seeds, levels, samples] of every attack, for sparse network and dense control."""
 
 from __future__ import annotations
 
@@ -10,11 +10,30 @@ import numpy as np
 
 from isogrid.metrics.robustness import saturated
 from isogrid.study.levels import Attacked, Family, Level, Threat, threats
+from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.evidence import Evidence, Measure
 
 Array = np.ndarray[Any, Any]
 ENVELOPE, SHARED = "envelope", "shared envelope"
-"""The per-sample minimum over all attacks of a threat, and that over the attacks that all levels and the dense twin have in common."""
+"""The per-sample minimum over all attacks of a threat, and that over the attacks that all levels and the dense control have in common."""
+STRENGTH = (
+    (ENVELOPE,),
+    (SHARED,),
+    ("autoattack",),
+    ("apgd-t", "ddn"),
+    ("apgd-dlr", "fmn"),
+    ("apgd-ce", "superdeepfool"),
+    ("pgd", "fab"),
+    ("square", "cw"),
+    ("rfgs", "deepfool"),
+    ("fgs",),
+)
+"""The attacks by strength as benchmarks of others rank them (AttackBench; Croce & Hein 2020), fixed before any figure is seen."""
+
+
+def strength(attack: str) -> int:
+    """The rank of an attack: larger is stronger, 0 where nobody has ranked it."""
+    return next((len(STRENGTH) - place for place, names in enumerate(STRENGTH) if attack in names), 0)
 
 
 def metric_name(metric: str, norm: str) -> str:
@@ -52,23 +71,21 @@ def _distance(attack: Attacked) -> Array:
 def evidence_of(family: Family) -> Evidence:
     """Everything that one model of a study can say about the claims."""
     count = len(next(iter(family.pruned.values())).clean)
-    levels, twin_levels = family.levels, family.twin_levels
+    levels, control_levels = family.levels, family.twin_levels
 
     def correct(level: Level) -> Array:
         return level.correct.astype(np.float64)
 
     collapsed = np.array([[(s, k) in family.pruned and family.pruned[s, k].metrics["collapsed"] for k in levels] for s in family.seeds])
     return Evidence(
-        data=data_title(family.model.data),
-        model=family.model.spec.title,
-        method=family.method,
+        arm=Arm(data=data_title(family.model.data), model=family.model.spec.title, objective=family.objective, pruner=family.method),
         linear=family.model.linear,
         sparsity={level: family.sparsity(level) for level in levels},
         levels=levels,
         correct=_stack(family, family.pruned, levels, correct, count),
         collapsed=collapsed.astype(bool),
-        twin_levels=twin_levels,
-        twin_correct=_stack(family, family.twin, twin_levels, correct, count) if twin_levels else None,
+        control_levels=control_levels,
+        control_correct=_stack(family, family.twin, control_levels, correct, count) if control_levels else None,
         measures=tuple(measures(family)),
     )
 
@@ -134,7 +151,7 @@ def _measure(
 ) -> Measure:
     norm, domain, eps = threat
     values = _stack(family, family.pruned, family.levels, pick, count)
-    twin_values = _stack(family, family.twin, family.twin_levels, pick, count) if twin and family.twin_levels else None
+    control_values = _stack(family, family.twin, family.twin_levels, pick, count) if twin and family.twin_levels else None
     fixed = eps is not None
     return Measure(
         name=name,
@@ -145,10 +162,13 @@ def _measure(
         kind="r_inf" if fixed else "distance",
         levels=family.levels,
         values=values,
-        twin_levels=family.twin_levels if twin_values is not None else (),
-        twin_values=twin_values,
+        control_levels=family.twin_levels if control_values is not None else (),
+        control_values=control_values,
+        strength=strength(attack),
         saturated=_saturated(family, family.pruned, family.levels, values) if fixed else (),
-        twin_saturated=_saturated(family, family.twin, family.twin_levels, twin_values) if fixed and twin_values is not None else (),
+        control_saturated=_saturated(family, family.twin, family.twin_levels, control_values)
+        if fixed and control_values is not None
+        else (),
     )
 
 

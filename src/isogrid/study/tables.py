@@ -181,25 +181,26 @@ def _anywhere(grouped: Sequence[Family], identity: str) -> Attacked | None:
 
 
 def curves(family: Family, evidence: Evidence) -> Iterator[dict[str, Any]]:
-    """Mean, standard deviation over seeds and 95 % crossed interval of every measure along the levels, sparse and twin."""
-    head = {"model": evidence.model}
-    for method, levels, correct in (
-        (family.method, evidence.levels, evidence.correct),
-        ("dense", evidence.twin_levels, evidence.twin_correct),
+    """Mean, standard deviation over seeds and 95 % crossed interval of every measure along the levels, sparse network and control."""
+    pruned, dense = (
+        {"model": arm.model, "method": arm.pruner, "control": arm.control} for arm in (evidence.arm, evidence.arm.dense_control)
+    )
+    for head, levels, correct in (
+        (pruned, evidence.levels, evidence.correct),
+        (dense, evidence.control_levels, evidence.control_correct),
     ):
         if correct is not None:
             points = [_point(family, evidence, level, correct[:, k]) for k, level in enumerate(levels)]
-            yield head | {"method": method, "metric": "accuracy", "attack": "", "norm": "", "domain": "", "eps": None, "points": points}
+            yield head | {"metric": "accuracy", "attack": "", "norm": "", "domain": "", "eps": None, "points": points}
     for measure in (*headlines(family), *evidence.measures):
-        for method, levels, values, marked in (
-            (family.method, measure.levels, measure.values, measure.saturated),
-            ("dense", measure.twin_levels, measure.twin_values, measure.twin_saturated),
+        for head, levels, values, marked in (
+            (pruned, measure.levels, measure.values, measure.saturated),
+            (dense, measure.control_levels, measure.control_values, measure.control_saturated),
         ):
             if values is None:
                 continue
             points = [_point(family, evidence, level, values[:, k], level in marked, measure.kind) for k, level in enumerate(levels)]
             yield head | {
-                "method": method,
                 "metric": metric_name("r_inf" if measure.kind == "r_inf" else "r_2", measure.norm),
                 "attack": measure.attack.replace(" ", "-") if measure.attack in (ENVELOPE, SHARED) else measure.name,
                 "over": _over(family, measure.attack, measure.norm, measure.domain),

@@ -32,7 +32,7 @@ STATEMENTS = {
 def judge(evidence: Sequence[Evidence], tolerance: Mapping[str, float], alpha: float = ALPHA) -> list[dict[str, Any]]:
     """The verdicts on claims 1 to 5 for each network of a study, as plain dicts (claims.json).
 
-    `tolerance`: "r_inf" and "accuracy" (absolute), "distance" (relative). Keys: data, model, method, claim, verdict ("supported",
+    `tolerance`: "r_inf" and "accuracy" (absolute), "distance" (relative). Keys: those of `Arm.columns`, claim, verdict ("supported",
     "contradicted", "undecided", "no control", "not applicable"), statement, parts (the primary measures first, then secondary
     effects, which no verdict rests on), effect and interval (of the part `effect_of`, the one hardest to establish), confidence,
     p, p_holm (for), p_against, p_against_holm, levels, control, reason.
@@ -51,9 +51,7 @@ def _written(finding: Finding, adjusted: tuple[float, float] | None, alpha: floa
     hardest = max(parts, key=lambda part: part.p_for, default=None)
     judged = adjusted is not None
     return {
-        "data": evidence.data,
-        "model": evidence.model,
-        "method": evidence.method,
+        **evidence.arm.columns(),
         "claim": finding.claim,
         "verdict": verdict,
         "statement": _sentence(finding, verdict, reason, alpha),
@@ -89,14 +87,14 @@ def _verdict(finding: Finding, adjusted: tuple[float, float] | None, alpha: floa
         return "undecided", "the half against it is significant alone, but not once all claims of this study are counted"
     if "open" in sides:
         unclear = [part for part in finding.parts if part.speaks(alpha) == "open"]
-        what = "chance" if all(part.straight is None for part in unclear) else "chance or from what training did between the twin's rounds"
-        return "undecided", f"not told from {what}: {' and '.join(part.measure.title for part in unclear)}"
+        meanwhile = " or from what training did between rounds of the control" if any(part.straight is not None for part in unclear) else ""
+        return "undecided", f"not told from chance{meanwhile}: {' and '.join(part.measure.title for part in unclear)}"
     return "undecided", "each half is significant alone, but not both once all claims of this study are counted"
 
 
 def _sentence(finding: Finding, verdict: str, reason: str, alpha: float) -> str:
     """The verdict, what speaks for it, what against it, what is open, and why."""
-    where = f"{finding.evidence.model} on {finding.evidence.data}"
+    where = f"{finding.evidence.arm.model} on {finding.evidence.arm.data}"
     head = f"Claim {finding.claim} ({STATEMENTS[finding.claim]}) is {verdict} for {where}"
     if verdict == "no control":
         head = f"Claim {finding.claim} ({STATEMENTS[finding.claim]}): no control for {where}"
@@ -118,9 +116,9 @@ def _effect(part: Part) -> str:
         size = f"{100 * part.bound:g} %" if part.measure.ratio else f"{part.bound:g}"
         text += f", where level or falling means at most +{size}"
     if part.straight is not None:
-        text += f" ({effect_value(part.straight, part.measure.ratio)} where the twin is interpolated in straight lines)"
+        text += f" ({effect_value(part.straight, part.measure.ratio)} where the control is interpolated in straight lines)"
     if part.net is not None:
-        text += f", beyond the dense twin's own change {effect_size(part.net, part.measure.ratio)}"
+        text += f", beyond the dense control's own change {effect_size(part.net, part.measure.ratio)}"
     return text
 
 
@@ -129,17 +127,17 @@ def _control(finding: Finding) -> str:
     if not finding.parts:
         return ""
     if finding.claim != 3:
-        return _twin_text({(level, part.against) for part in finding.parts for level in part.levels})
+        return _control_text({(level, part.against) for part in finding.parts for level in part.levels})
     peaks = sorted({level for part in finding.parts for level in part.against})
     text = f"most robust level before it, chosen on the other seeds and samples: {_listed(peaks)}"
     compared = {(level, part.rounds) for part in finding.parts for level in (*part.levels, *part.against) if part.rounds}
-    return f"{text}; and beyond the change meanwhile of the {_twin_text(compared)}" if compared else text
+    return f"{text}; and beyond the change meanwhile of the {_control_text(compared)}" if compared else text
 
 
-def _twin_text(compared: Set[tuple[int, tuple[int, ...]]]) -> str:
-    """The twin's rounds, from pairs (level, rounds that its measure's comparison rests on)."""
+def _control_text(compared: Set[tuple[int, tuple[int, ...]]]) -> str:
+    """The control's rounds, from pairs (level, rounds that its measure's comparison rests on)."""
     rounds = sorted({one for _, rounds in compared for one in rounds})
-    text = f"dense twin of equal training, round k against level k: attacked at rounds {_listed([one for one in rounds if one])}"
+    text = f"dense control of equal training, round k against level k: attacked at rounds {_listed([one for one in rounds if one])}"
     between = sorted({one for level, rounds in compared if level not in rounds and level < rounds[-1] for one in rounds})
     if between:
         text += f"; interpolated between rounds {_listed(between)} (in log(1 + k); verdicts must hold for straight lines too)"

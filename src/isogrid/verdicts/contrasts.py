@@ -1,17 +1,17 @@
 """The contrasts that the paper's claims are judged by, fixed beforehand: effects with p-values, before any verdict.
 
-1 (linear models), over the attacked levels k >= 1 whose accuracy is at least dense minus tolerance, each against twin(k), the dense twin
-  after the same k rounds of training: r_inf rises in the mean of these levels, and r_2 lies at none of them above the twin by more
+1 (linear models), over the attacked levels k >= 1 whose accuracy is at least dense minus tolerance, each against the dense control
+  after the same k rounds of training: r_inf rises in the mean of these levels, and r_2 lies at none of them above the control by more
   than the tolerance ("from the first round on": in a mean a late fall would hide an early rise). Against it speaks a mean r_2 of the
   levels up to its peak that lies higher.
 2 (nonlinear models), 5 (deeper networks on CIFAR-10), over the same levels: in both norms the mean of the levels up to the peak, the
-  level that lies highest above the twin, rises. What comes after the peak is claim 3's and does not count here. Against it speaks a norm
-  in which every single level lies below the twin: then no threshold makes the claim true.
+  level that lies highest above the control, rises. What comes after the peak is claim 3's and does not count here. Against it speaks a norm
+  in which every single level lies below the control: then no threshold makes the claim true.
   A peak is chosen, for a seed, on other seeds and other samples than are judged (`metrics.statistics.held_out_means`).
-  Between the rounds at which the twin was attacked it is interpolated, and what is concluded must hold on both scales of
-  interpolation, log(1 + k) and k (the larger p-value; `evidence.Table.twin_weights`); the effect shown is that on log(1 + k).
+  Between the rounds at which the control was attacked it is interpolated, and what is concluded must hold on both scales of
+  interpolation, log(1 + k) and k (the larger p-value; `evidence.Table.control_weights`); the effect shown is that on log(1 + k).
 3 (nonlinear models): the last uncollapsed level lies below the most robust level before it, in both norms, and it fell by more than
-  the twin did over the same rounds: a fall that training alone brings about supports nothing.
+  the control did over the same rounds: a fall that training alone brings about supports nothing.
 
 What belongs here: which levels are compared with what, and how the halves of a claim are put together. What does not: verdicts and their
 words (`verdicts.claims`), which arrays are evidence (`verdicts.evidence`).
@@ -38,10 +38,10 @@ class Part:
     """One measure's share in a claim: the effect (absolute for r_inf, relative for a distance), and the p-values for and against.
 
     `levels`: those that were compared. `at`: what the effect is the effect of: all of them, the mean up to the peaks that the seeds were
-    given (`to_peak`), or the one level that is hardest to establish. `against`: the twin's rounds that the comparison rests on, claim
-    3: the peak's levels. `side`, `bound`: what is claimed, "not above" +bound say. `straight`: the effect where the twin is interpolated
+    given (`to_peak`), or the one level that is hardest to establish. `against`: the control's rounds that the comparison rests on, claim
+    3: the peak's levels. `side`, `bound`: what is claimed, "not above" +bound say. `straight`: the effect where the control is interpolated
     in straight lines; None where nothing is interpolated. `net`:
-    claim 3's effect beyond the twin's change over the same time, by its `rounds`; None in other claims.
+    claim 3's effect beyond the control's change over the same time, by its `rounds`; None in other claims.
     """
 
     measure: Measure
@@ -81,7 +81,7 @@ class Finding:
 
 def findings_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Finding]:
     """One finding for each of the claims 1 to 5; `tolerance` as in `study.claims.judge`."""
-    deep = evidence.data.startswith("cifar10") and evidence.model in DEEP
+    deep = evidence.arm.data.startswith("cifar10") and evidence.arm.model in DEEP
 
     def no(claim: int, reason: str) -> Finding:
         return Finding(evidence=evidence, claim=claim, applies=False, reason=reason)
@@ -89,33 +89,33 @@ def findings_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Find
     only_linear, only_nonlinear = "the claim is about linear models", "the claim is about nonlinear networks"
     linear = evidence.linear
     return [
-        _against_twin(evidence, 1, {"linf": "rises", "l2": "not above"}, tolerance) if linear else no(1, only_linear),
+        _against_control(evidence, 1, {"linf": "rises", "l2": "not above"}, tolerance) if linear else no(1, only_linear),
         no(2, only_nonlinear if linear else "judged as claim 5")
         if linear or deep
-        else _against_twin(evidence, 2, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance),
+        else _against_control(evidence, 2, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance),
         no(3, only_nonlinear) if linear else _beyond_peak(evidence, tolerance),
         no(4, "the levels compared here differ in the sparsity of weights, not of activations"),
-        _against_twin(evidence, 5, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance)
+        _against_control(evidence, 5, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance)
         if deep
         else no(5, "the claim is about VGG-like networks and ResNet-32 on CIFAR-10"),
     ]
 
 
-def _against_twin(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Finding:
-    """Claims 1, 2, 5: sparse levels that keep their accuracy, each against the dense twin at the same round, per norm."""
-    return _judged(evidence, claim, lambda measure: _twin_part(evidence, measure, sides[measure.norm], tolerance))
+def _against_control(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Finding:
+    """Claims 1, 2, 5: sparse levels that keep their accuracy, each against the dense control at the same round, per norm."""
+    return _judged(evidence, claim, lambda measure: _control_part(evidence, measure, sides[measure.norm], tolerance))
 
 
 def _judged(evidence: Evidence, claim: int, contrast: Callable[[Measure], Part | str]) -> Finding:
     """The claim by the contrast of each norm's primary measure, that of the other measures beside it; nothing without a control."""
     chosen = primaries(evidence.measures)
     if not any(measure.controlled for measure in evidence.measures):
-        reason = "no dense twin of equal training was attacked" if evidence.measures else "nothing was attacked"
+        reason = "no dense control of equal training was attacked" if evidence.measures else "nothing was attacked"
         return Finding(evidence=evidence, claim=claim, controlled=False, reason=reason)
     parts, reasons = [], []
     for norm in NORMS:
         if norm not in chosen or not chosen[norm].controlled:
-            reasons.append(f"{norm}: not attacked on sparse levels and dense twin alike")
+            reasons.append(f"{norm}: not attacked on sparse levels and dense control alike")
             continue
         part = contrast(chosen[norm])
         if isinstance(part, Part):
@@ -126,18 +126,18 @@ def _judged(evidence: Evidence, claim: int, contrast: Callable[[Measure], Part |
     return _combined(evidence, claim, parts, [part for m in others if isinstance(part := contrast(m), Part)], reasons)
 
 
-def _twin_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | str:
+def _control_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | str:
     """The contrast of one measure, or why there is none."""
     rows = table(evidence, measure)
     if not rows.usable:
         return "no seed, or fewer than eight samples, measured on both"
     if not rows.controlled:
-        return "every attacked round of the twin is saturated, void or missing"
+        return "every attacked round of the control is saturated, void or missing"
     keeps = _keeps_accuracy(evidence, rows, tolerance["accuracy"])
     if not keeps.any(-1).all():
         return "no attacked level >= 1 that keeps its accuracy is evidence (the rest is collapsed, saturated, void or less accurate)"
-    if measure.ratio and not judging(rows.twin).mean((0, 2)).min() > 0:
-        return "the twin's distances are all zero"
+    if measure.ratio and not judging(rows.control).mean((0, 2)).min() > 0:
+        return "the control's distances are all zero"
     bound = tolerance["r_inf" if measure.kind == "r_inf" else "distance"] if side == "not above" else 0.0
     one, other = _tests(measure, rows, keeps, side, bound)
     shown = other if other.p_against <= min(ALPHA, one.p_for) else one  # no verdict stands beside an effect that another test was made on
@@ -145,28 +145,28 @@ def _twin_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapp
 
 
 def _tests(measure: Measure, rows: Table, keeps: Bools, side: Side, bound: float) -> tuple[Part, Part]:
-    """What tests a side, and what tests its contrary, on the levels of `keeps` [S, L], on both scales of the twin's interpolation.
+    """What tests a side, and what tests its contrary, on the levels of `keeps` [S, L], on both scales of the control's interpolation.
 
     A single level stands for "at every level": the one that is hardest to establish (intersection-union over the levels, Berger 1982).
     The mean up to the peak stands for "at some level": where no level lies beyond the bound, neither does a mean of levels.
     """
     used: Bools = np.any(keeps, axis=0)
-    weights, straight = rows.twin_weights(), rows.twin_weights(straight=True)
-    levels, rounds = _where(rows.levels, used), _where(rows.twin_levels, np.any(weights[:, used], axis=1))
+    weights, straight = rows.control_weights(), rows.control_weights(straight=True)
+    levels, rounds = _where(rows.levels, used), _where(rows.control_levels, np.any(weights[:, used], axis=1))
     scales = [weights] if np.array_equal(weights[:, used], straight[:, used]) else [weights, straight]
-    twins = [np.einsum("tl,stn->sln", scale, rows.twin) for scale in scales]
+    controls = [np.einsum("tl,stn->sln", scale, rows.control) for scale in scales]
 
     def mean(taken: Bools, at: tuple[int, ...], chosen: bool = False) -> Part:
         shares = taken / taken.sum(-1, keepdims=True)
-        values, *references = (np.einsum("sl,sln->sn", shares, judging(some) if chosen else some) for some in (rows.values, *twins))
-        parts = [_part(measure, rows, values, twin, side, bound, levels, rounds, at=at, chosen=chosen) for twin in references]
+        values, *references = (np.einsum("sl,sln->sn", shares, judging(some) if chosen else some) for some in (rows.values, *controls))
+        parts = [_part(measure, rows, values, control, side, bound, levels, rounds, at=at, chosen=chosen) for control in references]
         p_for, p_against = max(part.p_for for part in parts), max(part.p_against for part in parts)
         return replace(parts[0], p_for=p_for, p_against=p_against, straight=parts[1].estimate if parts[1:] else None)
 
     if side == "rises":
         return (part := mean(keeps, levels)), part
     places = np.arange(len(rows.levels))
-    peak = np.where(keeps, held_out_means(rows.values) - held_out_means(twins[0]), -np.inf).argmax(-1)
+    peak = np.where(keeps, held_out_means(rows.values) - held_out_means(controls[0]), -np.inf).argmax(-1)
     some = mean(keeps & (places <= peak[:, None]), tuple(rows.levels[k] for k in sorted(set(peak.tolist()))), chosen=True)
     each = [mean(np.broadcast_to(places == k, keeps.shape), (rows.levels[k],)) for k in np.flatnonzero(used)]
     if side == "not above":
@@ -181,13 +181,13 @@ def _where(levels: tuple[int, ...], chosen: Bools) -> tuple[int, ...]:
 def _keeps_accuracy(evidence: Evidence, rows: Table, tolerance: float) -> Bools:
     """Whether, for a seed, a level >= 1 is at least as accurate as dense minus tolerance in the mean of the other seeds: [S, L].
 
-    A level below the first round of the twin that is evidence (where the dense reference is none) takes no part.
+    A level below the first round of the control that is evidence (where the dense reference is none) takes no part.
     """
     columns = [evidence.levels.index(level) for level in (0, *rows.levels)]
     accuracy = np.nanmean(evidence.correct[rows.seeds][:, columns], axis=2)
     if len(accuracy) > 1:
         accuracy = (accuracy.sum(0, keepdims=True) - accuracy) / (len(accuracy) - 1)
-    keeps: Bools = (accuracy[:, 1:] >= accuracy[:, :1] - tolerance - 1e-12) & (np.array(rows.levels) >= max(1, rows.twin_levels[0]))
+    keeps: Bools = (accuracy[:, 1:] >= accuracy[:, :1] - tolerance - 1e-12) & (np.array(rows.levels) >= max(1, rows.control_levels[0]))
     return keeps
 
 
@@ -230,7 +230,7 @@ def _part(
 
 
 def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Finding:
-    """Claim 3: the last level that is evidence against the most robust level before it, and beyond what the twin did meanwhile.
+    """Claim 3: the last level that is evidence against the most robust level before it, and beyond what the control did meanwhile.
 
     Against the claim speaks a last level that lies above every level before it although it has lost accuracy; where it
     has not, the study did not go far enough to contradict.
@@ -241,7 +241,7 @@ def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Finding:
 def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, float]) -> Part | str:
     rows = table(evidence, measure)
     if not rows.controlled:
-        return "every attacked round of the twin is saturated, void or missing"
+        return "every attacked round of the control is saturated, void or missing"
     if not rows.usable or len(rows.levels) < 2:
         return "fewer than two attacked levels are evidence (the rest is collapsed, saturated or void)"
     before = rows.values[:, :-1]
@@ -255,29 +255,29 @@ def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, flo
     accuracy = [evidence.correct[rows.seeds, evidence.levels.index(level)] for level in (0, rows.levels[-1])]
     lost = accuracy[1] - accuracy[0]
     lost = crossed(lost[:, ~np.isnan(lost).any(0)]).p_less(-tolerance["accuracy"])
-    if not np.all(np.any(rows.twin_weights()[:, peak], axis=0)):
-        return "the peak lies before the first round of the twin that is evidence"
-    return _beyond_twin(replace(part, p_against=max(part.p_against, lost)), rows, values - reference, peak, float(reference.mean()))
+    if not np.all(np.any(rows.control_weights()[:, peak], axis=0)):
+        return "the peak lies before the first round of the control that is evidence"
+    return _beyond_control(replace(part, p_against=max(part.p_against, lost)), rows, values - reference, peak, float(reference.mean()))
 
 
-def _beyond_twin(part: Part, rows: Table, change: Floats, peak: NDArray[np.intp], size: float) -> Part:
-    """`part` of claim 3, which now must hold for the `change` [S, N] beyond the twin's over the same rounds, too (the larger p).
+def _beyond_control(part: Part, rows: Table, change: Floats, peak: NDArray[np.intp], size: float) -> Part:
+    """`part` of claim 3, which now must hold for the `change` [S, N] beyond the control's over the same rounds, too (the larger p).
 
     `peak` [S]: indices of levels; `size`: the mean at the peak.
     """
-    weights, nets = rows.twin_weights(), []
-    for each in (weights, rows.twin_weights(straight=True)):
-        net = crossed(change - judging(np.einsum("ts,stn->sn", each[:, -1:] - each[:, peak], rows.twin)), chosen=True)
+    weights, nets = rows.control_weights(), []
+    for each in (weights, rows.control_weights(straight=True)):
+        net = crossed(change - judging(np.einsum("ts,stn->sn", each[:, -1:] - each[:, peak], rows.control)), chosen=True)
         nets.append(net.scaled(1 / size) if part.measure.ratio else net)
     p_for, p_against = (1.0, 1.0) if nets[0].over_samples_only else (max(n.p_less() for n in nets), max(n.p_greater() for n in nets))
-    rounds = _where(rows.twin_levels, np.any(weights[:, peak], axis=1) | np.any(weights[:, -1:], axis=1))
+    rounds = _where(rows.control_levels, np.any(weights[:, peak], axis=1) | np.any(weights[:, -1:], axis=1))
     return replace(part, p_for=max(part.p_for, p_for), p_against=max(part.p_against, p_against), net=nets[0], rounds=rounds)
 
 
 def _combined(evidence: Evidence, claim: int, parts: list[Part], secondary: list[Part], reasons: list[str]) -> Finding:
     """All parts for it: the largest p. Any part against it: the smallest, times their number."""
     if parts and parts[0].estimate.over_samples_only:
-        what = ("one network per level", "trainings") if evidence.method == GIVEN else ("one seed", "seeds")
+        what = ("one network per level", "trainings") if evidence.arm.pruner == GIVEN else ("one seed", "seeds")
         reasons = [*reasons, f"{what[0]}: the variance between {what[1]} cannot be estimated"]
     complete = len(parts) == len(NORMS)
     return Finding(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from isogrid.metrics.robustness import void_share
 from isogrid.metrics.statistics import Estimate, complete_seeds, impute_failures
+from isogrid.verdicts.arm import Arm
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -25,25 +26,20 @@ CONFIDENCE = 0.9
 """Of the two-sided intervals beside the verdicts: both ends are one-sided 95 % limits, so a verdict and its interval agree."""
 NORMS = ("linf", "l2")
 GIVEN = "given"
-"""The method of levels that are the user's files: how they were pruned and trained is not known here."""
-STRENGTH = {
-    "linf": ("envelope", "shared envelope", "autoattack", "apgd-t", "apgd-dlr", "apgd-ce", "pgd", "square", "rfgs", "fgs"),
-    "l2": ("envelope", "shared envelope", "autoattack", "ddn", "fmn", "superdeepfool", "fab", "cw", "deepfool"),
-}
-"""The attacks by strength as benchmarks of others rank them (AttackBench; Croce & Hein 2020), fixed before any figure is seen; an
-attack that is not named comes last, in alphabetical order."""
+"""The pruner of levels that are the user's files: how they were pruned and trained is not known here."""
 KIND = {"linf": "r_inf", "l2": "distance"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One attack's figures on S seeds, L levels and N samples, and on T levels of the dense twin: the same seeds and samples.
+    """One attack's figures on S seeds, L levels and N samples, and on T levels of the dense control: the same seeds and samples.
 
     `attack`: the attack's name ("envelope" for a per-sample minimum over all attacks, "shared envelope" over those that all levels and
-    the twin have in common: what is compared met the SAME attacks). `kind`:
+    the control have in common: what is compared met the SAME attacks). `kind`:
     "r_inf" (values 0 / 1: classified correctly under attack) or "distance" (0 misclassified to begin with, d > 0, inf failed).
-    `values` [S, L, N], `twin_values` [S, T, N] or None; NaN: not run (a cell of a failed task, or samples left out). `eps`: None for
-    a minimum-norm attack. `saturated`, `twin_saturated`: levels at the floor or the ceiling (`metrics.robustness.saturated`).
+    `values` [S, L, N], `control_values` [S, T, N] or None; NaN: not run (a cell of a failed task, or samples left out). `eps`: None for
+    a minimum-norm attack. `saturated`, `control_saturated`: levels at the floor or the ceiling (`metrics.robustness.saturated`).
+    `strength`: the attack's rank as benchmarks of others have it, fixed before any figure is seen: larger is stronger, 0 unknown.
     `primary`: verdicts rest on this one; where no measure of a norm says so, `primaries` chooses.
     """
 
@@ -55,23 +51,24 @@ class Measure:
     kind: Literal["r_inf", "distance"]
     levels: tuple[int, ...]
     values: Floats
-    twin_levels: tuple[int, ...] = ()
-    twin_values: Floats | None = None
+    control_levels: tuple[int, ...] = ()
+    control_values: Floats | None = None
+    strength: int = 0
     primary: bool = False
     saturated: tuple[int, ...] = ()
-    twin_saturated: tuple[int, ...] = ()
+    control_saturated: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check(f"measure {self.name}", self.values, self.levels)
-        if self.twin_values is not None:
-            _check(f"measure {self.name}, twin", self.twin_values, self.twin_levels)
-            if self.twin_values.shape[::2] != self.values.shape[::2]:
-                raise ValueError(f"measure {self.name}: got other seeds or samples for the twin; accepted: the same, in the same order")
+        if self.control_values is not None:
+            _check(f"measure {self.name}, control", self.control_values, self.control_levels)
+            if self.control_values.shape[::2] != self.values.shape[::2]:
+                raise ValueError(f"measure {self.name}: got other seeds or samples for the control; accepted: the same, in the same order")
 
     @property
     def controlled(self) -> bool:
-        """Whether the twin was attacked at a level of its own (level 0 is the dense reference itself, no control of training)."""
-        return self.twin_values is not None and any(level >= 1 for level in self.twin_levels)
+        """Whether the control was attacked at a level of its own (level 0 is the dense reference itself, no control of training)."""
+        return self.control_values is not None and any(level >= 1 for level in self.control_levels)
 
     @property
     def ratio(self) -> bool:
@@ -94,23 +91,21 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything that one (data, model, method) of a study can say.
+    """Everything that one arm of a study can say, with its dense control.
 
     `linear`: whether logits are affine in the input. `sparsity`: share of weights removed, per level. `levels` start with 0, the
     untouched dense reference. `correct` [S, L, N] 0 / 1: the clean prediction is right; all NaN where the level was not trained.
     `collapsed` [S, L].
     """
 
-    data: str
-    model: str
-    method: str
+    arm: Arm
     linear: bool
     sparsity: Mapping[int, float]
     levels: tuple[int, ...]
     correct: Floats
     collapsed: Bools
-    twin_levels: tuple[int, ...] = ()
-    twin_correct: Floats | None = None
+    control_levels: tuple[int, ...] = ()
+    control_correct: Floats | None = None
     measures: tuple[Measure, ...] = ()
 
     def __post_init__(self) -> None:
@@ -132,16 +127,16 @@ def _check(name: str, values: Floats, levels: Sequence[int]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The part of a measure that is evidence: finite values [S, L, N] of `levels`, twin [S, T, N] at the rounds `twin_levels`.
+    """The part of a measure that is evidence: finite values [S, L, N] of `levels`, control [S, T, N] at the rounds `control_levels`.
 
-    Round 0 of the twin is the dense reference, level 0 of `values`, and is among them where that is evidence. `seeds` [S]: which of
+    Round 0 of the control is the dense reference, level 0 of `values`, and is among them where that is evidence. `seeds` [S]: which of
     the evidence's seeds these are; `left_out`: level -> why it takes no part; `failed`: attacks that failed, imputed.
     """
 
     levels: tuple[int, ...]
     values: Floats
-    twin_levels: tuple[int, ...]
-    twin: Floats
+    control_levels: tuple[int, ...]
+    control: Floats
     seeds: NDArray[np.intp]
     left_out: Mapping[int, str]
     failed: int
@@ -153,32 +148,32 @@ class Table:
 
     @property
     def controlled(self) -> bool:
-        """Whether a round of the twin beyond the dense reference is evidence."""
-        return any(level >= 1 for level in self.twin_levels)
+        """Whether a round of the control beyond the dense reference is evidence."""
+        return any(level >= 1 for level in self.control_levels)
 
-    def twin_weights(self, straight: bool = False) -> Floats:
-        r"""The weights [T, L] by which the twin's rounds make the twin at round k, for each level k: equal training.
+    def control_weights(self, straight: bool = False) -> Floats:
+        r"""The weights [T, L] by which the control's rounds make the control at round k, for each level k: equal training.
 
-        An attacked round k is itself. Between two attacked rounds s < k < t the twin is interpolated on a scale f,
+        An attacked round k is itself. Between two attacked rounds s < k < t the control is interpolated on a scale f,
 
-            twin(k) = (1 - w) twin(s) + w twin(t),    w = (f(k) - f(s)) / (f(t) - f(s)),
+            control(k) = (1 - w) control(s) + w control(t),    w = (f(k) - f(s)) / (f(t) - f(s)),
 
         with f(k) = log(1 + k), or f(k) = k where `straight`; beyond the last one the last one stands. A level before the first round
         that is evidence has no control: its column is 0. Linear in the data, so that seeds and samples stay crossed. Source of the
         logarithm: on separable data the weights of a linear model grow with the logarithm of the steps (Soudry et al. 2018, "The
         implicit bias of gradient descent on separable data"). Pitfall: both are assumptions. Between rounds 0 and 6 of the linear
-        model on mnist-5k the straight line lay 4 % above the twin's true r_2 in the mean, the logarithm 1 % below: hence verdicts ask
+        model on mnist-5k the straight line lay 4 % above the control's true r_2 in the mean, the logarithm 1 % below: hence verdicts ask
         for both (`verdicts.contrasts`).
 
-        >>> Table(levels=(0, 1, 3, 9), values=np.zeros((1, 4, 8)), twin_levels=(0, 3), twin=np.zeros((1, 2, 8)), seeds=np.arange(1),
-        ...       left_out={}, failed=0).twin_weights().tolist()
+        >>> Table(levels=(0, 1, 3, 9), values=np.zeros((1, 4, 8)), control_levels=(0, 3), control=np.zeros((1, 2, 8)), seeds=np.arange(1),
+        ...       left_out={}, failed=0).control_weights().tolist()
         [[1.0, 0.5, 0.0, 0.0], [0.0, 0.5, 1.0, 1.0]]
         """
-        if not self.twin_levels:
+        if not self.control_levels:
             return np.zeros((0, len(self.levels)))
-        levels, rounds = (np.array(some) if straight else np.log1p(some) for some in (self.levels, self.twin_levels))
-        weights = np.array([np.interp(levels, rounds, one) for one in np.eye(len(self.twin_levels))])
-        return weights * (np.array(self.levels) >= self.twin_levels[0])
+        levels, rounds = (np.array(some) if straight else np.log1p(some) for some in (self.levels, self.control_levels))
+        weights = np.array([np.interp(levels, rounds, one) for one in np.eye(len(self.control_levels))])
+        return weights * (np.array(self.levels) >= self.control_levels[0])
 
 
 def table(evidence: Evidence, measure: Measure) -> Table:
@@ -186,29 +181,29 @@ def table(evidence: Evidence, measure: Measure) -> Table:
 
     A seed without any measured cell is left out (its task failed); then a level that is missing in a seed left is. Void: more
     than 1 % failures among the attacked correct samples, in any seed. Failures of the other levels are set to the mean of the
-    finite distances of their cell (`metrics.statistics.impute_failures`). The twin at round 0 is the dense reference and is taken from
-    the levels, where it is evidence; a round of the twin that is saturated, void or missing is left out.
+    finite distances of their cell (`metrics.statistics.impute_failures`). The control at round 0 is the dense reference and is taken from
+    the levels, where it is evidence; a round of the control that is saturated, void or missing is left out.
     """
-    arrays = [measure.values] if measure.twin_values is None else [measure.values, measure.twin_values]
+    arrays = [measure.values] if measure.control_values is None else [measure.values, measure.control_values]
     seeds = np.flatnonzero(complete_seeds(*arrays, evidence.correct))
     out: dict[int, str] = {level: "collapsed" for level in measure.levels if evidence.collapsed_at(level)}
     out |= {level: "saturated" for level in measure.saturated if level not in out}
     values, levels = _sound(measure, measure.values[seeds], measure.levels, out)
-    twin_out = {0: "reference"} | dict.fromkeys(measure.twin_saturated, "saturated")
-    twin: Floats = np.empty((len(seeds), 0, values.shape[2]))
-    twin_levels: tuple[int, ...] = ()
-    if measure.twin_values is not None:
-        twin, twin_levels = _sound(measure, measure.twin_values[seeds], measure.twin_levels, twin_out)
-    present = ~(np.isnan(values).any((0, 1)) | np.isnan(twin).any((0, 1)))
-    values, twin = values[:, :, present], twin[:, :, present]
-    failed = int(np.isposinf(values).sum() + np.isposinf(twin).sum())
-    if twin_levels and levels[:1] == (0,):
-        twin, twin_levels = np.concatenate([values[:, :1], twin], axis=1), (0, *twin_levels)
+    control_out = {0: "reference"} | dict.fromkeys(measure.control_saturated, "saturated")
+    control: Floats = np.empty((len(seeds), 0, values.shape[2]))
+    control_levels: tuple[int, ...] = ()
+    if measure.control_values is not None:
+        control, control_levels = _sound(measure, measure.control_values[seeds], measure.control_levels, control_out)
+    present = ~(np.isnan(values).any((0, 1)) | np.isnan(control).any((0, 1)))
+    values, control = values[:, :, present], control[:, :, present]
+    failed = int(np.isposinf(values).sum() + np.isposinf(control).sum())
+    if control_levels and levels[:1] == (0,):
+        control, control_levels = np.concatenate([values[:, :1], control], axis=1), (0, *control_levels)
     return Table(
         levels=levels,
         values=impute_failures(values),
-        twin_levels=twin_levels,
-        twin=impute_failures(twin),
+        control_levels=control_levels,
+        control=impute_failures(control),
         seeds=seeds,
         left_out=out,
         failed=failed,
@@ -231,9 +226,8 @@ def _sound(measure: Measure, values: Floats, levels: tuple[int, ...], out: dict[
 def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
     """The one measure per norm that verdicts rest on, by a rule that looks at no outcome.
 
-    A measure marked `primary` is it. Else, in this order: the twin was attacked too; the norm's own kind (r_inf for linf, distance
-    for l2); strength (`STRENGTH`, attacks that it does not name after all that it does); domain box before free; the lower median of the
-    eps on offer.
+    A measure marked `primary` is it. Else, in this order: the control was attacked too; the norm's own kind (r_inf for linf, distance
+    for l2); strength; domain box before free; the attack's name; the lower median of the eps on offer.
 
     >>> def fgs(eps): return Measure(name=f"fgs@{eps}", attack="fgs", norm="linf", domain="box", eps=eps, kind="r_inf", levels=(0,),
     ...                              values=np.zeros((1, 1, 4)))
@@ -246,11 +240,9 @@ def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
         offers = [m for m in offers if m.primary] or offers
         if not offers:
             continue
-        order = STRENGTH[norm]
 
-        def rank(m: Measure, norm: str = norm, order: tuple[str, ...] = order) -> tuple[bool, bool, int, bool, str]:
-            strength = order.index(m.attack) if m.attack in order else len(order)
-            return (not m.controlled, m.kind != KIND[norm], strength, m.domain != "box", m.attack)
+        def rank(m: Measure, norm: str = norm) -> tuple[bool, bool, int, bool, str]:
+            return (not m.controlled, m.kind != KIND[norm], -m.strength, m.domain != "box", m.attack)
 
         best = min(map(rank, offers))
         ties = sorted((m for m in offers if rank(m) == best), key=lambda m: (m.eps or 0.0, m.name))

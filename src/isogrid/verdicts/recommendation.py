@@ -72,8 +72,8 @@ class _Axis:
 def recommend(evidence: Sequence[Evidence], tolerance: Mapping[str, float]) -> list[dict[str, Any]]:
     """A recommendation for each network of a study, as plain dicts (summary.json).
 
-    Keys: data, model, method, seeds, confidence, most_robust (a list, one per norm: norm, measure, level, sparsity, value, gain, low, high,
-    decided, equal_levels, sentence), compromise (level, sparsity, gains, decided, reason, sentence) or None, highest_sparsity (level,
+    Keys: those of `Arm.columns`, seeds, confidence, most_robust (a list, one per norm: norm, measure, level, sparsity, value, gain, low,
+    high, decided, equal_levels, sentence), compromise (level, sparsity, gains, decided, reason, sentence) or None, highest_sparsity (level,
     sparsity, stopped_at, decided, sentence), first_fragile (level, sparsity, in, sentence; level None where none was found), sentences
     (all of them).
     """
@@ -83,9 +83,7 @@ def recommend(evidence: Sequence[Evidence], tolerance: Mapping[str, float]) -> l
 def _one(evidence: Evidence, tolerance: Mapping[str, float]) -> dict[str, Any]:
     accuracy, norms, mute = _axes(evidence, tolerance)
     result: dict[str, Any] = {
-        "data": evidence.data,
-        "model": evidence.model,
-        "method": evidence.method,
+        **evidence.arm.columns(),
         "confidence": CONFIDENCE,
         "seeds": len(accuracy.rows.seeds),
     }
@@ -109,7 +107,7 @@ def _one(evidence: Evidence, tolerance: Mapping[str, float]) -> dict[str, Any]:
     said = [*result["most_robust"], result["compromise"], result["highest_sparsity"], result["first_fragile"]]
     sentences = [part["sentence"] for part in said if part] + mute
     if result["seeds"] == 1:
-        given = evidence.method == GIVEN
+        given = evidence.arm.pruner == GIVEN
         what, whose = ("One network per level", "these given files") if given else ("One seed", "the one network that was trained")
         sentences.append(f"{what}: this holds for {whose}; another training run may differ.")
     return result | {"sentences": sentences}
