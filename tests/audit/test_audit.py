@@ -31,10 +31,10 @@ from isogrid.attacks import (
     minimise,
 )
 from isogrid.attacks.records import outcome_frame
+from isogrid.audit import CHECKS, Finding, examine_level
 from isogrid.audit.model import examine_model
 from isogrid.audit.records import AttackRecord, CleanRecord, LevelInputs
 from isogrid.audit.roles import role_of
-from isogrid.audit.rules import RULES, Finding, audit_level
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
@@ -161,9 +161,9 @@ def test_fires_on_a_model_built_to_show_it(what: str, trained: tuple[nn.Sequenti
     canonical([dataclasses.asdict(finding) for finding in findings])  # fit for the study's JSON
 
 
-def test_every_rule_has_a_model_that_shows_it() -> None:
-    assert {code for code, _, _ in BUILT.values()} == {rule.code for rule in RULES}
-    assert len({rule.code for rule in RULES}) == len({rule.title for rule in RULES}) == len(RULES)
+def test_every_check_has_a_model_that_shows_it() -> None:
+    assert {code for code, _, _ in BUILT.values()} == {check.code for check in CHECKS}
+    assert len({check.code for check in CHECKS}) == len({check.title for check in CHECKS}) == len(CHECKS)
 
 
 AUTOATTACK = AutoAttack(eps=EPS, steps=20, queries=500)
@@ -277,7 +277,7 @@ def test_a_tie_is_one_in_any_unit_of_the_logits(power: int, trained: tuple[nn.Se
     for model, ties in ((net, False), (masked, False), (BUILT["logits beside an offset of 1e7"][1](net), True)):
         scaled = Then(model, after=lambda z: z * 2.0**power)
         clean = CleanRecord.of_logits(scaled(x), y)
-        assert ("IG008" in {finding.code for finding in audit_level(LevelInputs(clean=clean))}) == ties
+        assert ("IG008" in {finding.code for finding in examine_level(LevelInputs(clean=clean)).findings}) == ties
 
 
 def test_audit_is_repeatable_and_checks_its_input(trained: tuple[nn.Sequential, Tensor, Tensor]) -> None:
@@ -337,7 +337,7 @@ def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(tr
             repeat_difference=metrics["repeat_difference"],
             reach=frame["reach"].to_numpy(),
         )
-        assert {finding.code for finding in audit_level(LevelInputs(clean=clean))} - {"IG002"} == ({code} if code else set())
+        assert {finding.code for finding in examine_level(LevelInputs(clean=clean)).findings} - {"IG002"} == ({code} if code else set())
 
 
 def test_logits_that_are_not_finite_somewhere_leave_a_level_that_can_be_stored(trained):

@@ -1,4 +1,4 @@
-"""The audit's rules over made-up records: each fires where they show it and is silent where they do not."""
+"""The audit's checks over made-up records: each fires where they show it and is silent where they do not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from isogrid.audit import CHECKS, Finding, examine_level
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
-from isogrid.audit.rules import RULES, Finding, audit_level, examine_level
 
 N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
 
@@ -147,9 +147,9 @@ def test_records_margins_failures_saturation() -> None:
 
 
 def states(inputs: LevelInputs) -> dict[str, str]:
-    """What became of each rule; what was not checked has a reason."""
+    """What became of each check; what was not checked has a reason."""
     found = examine_level(inputs).checks
-    assert [one.code for one in found] == [rule.code for rule in RULES]
+    assert [one.code for one in found] == [check.code for check in CHECKS]
     assert all(one.gap for one in found if one.state == "not checked")
     return {one.code: one.state for one in found}
 
@@ -182,7 +182,7 @@ def test_masking_is_checked_threat_model_by_threat_model() -> None:
 
 
 def test_findings_are_plain_data() -> None:
-    [finding] = audit_level(LevelInputs(clean=clean(probabilities=True)))
+    [finding] = examine_level(LevelInputs(clean=clean(probabilities=True))).findings
     assert isinstance(finding, Finding)
     assert finding.severity == "error"
     names = {"code", "severity", "title", "detail", "remedy", "about", "share", "model", "method", "level"}

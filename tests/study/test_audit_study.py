@@ -10,7 +10,7 @@ import pandas as pd
 
 from isogrid.attacks import config_of, make
 from isogrid.attacks.naming import attack_id
-from isogrid.audit.rules import RULES
+from isogrid.audit import CHECKS
 from isogrid.study.auditing import audit_study
 from isogrid.study.levels import Attacked, Family, Level
 from isogrid.study.plans import LevelPlan
@@ -135,7 +135,7 @@ def test_a_check_is_passed_only_where_it_was_made() -> None:
     assert told("IG005") == [("passed", 2, [0, 1], [0]), ("not checked", 1, [1], [1])]
     assert told("IG006") == [("passed", 1, [0], [0]), ("not checked", 2, [1], [0, 1])]
     assert told("IG012") == [("not checked", 3, [0, 1], [0, 1])]
-    assert {len(told(rule.code)) for rule in RULES} == {1, 2}
+    assert {len(told(check.code)) for check in CHECKS} == {1, 2}
     assert all(c["gap"] for c in checks if c["state"] == "not checked")
 
 

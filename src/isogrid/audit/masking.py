@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from isogrid.audit.checks import Occurrence, Occurrences, many, of, share
+from isogrid.audit.check import Check, Occurrence, Occurrences, Scope, many, of, share
 from isogrid.audit.records import AttackRecord, Bools, Floats, LevelInputs
 from isogrid.metrics.robustness import median_distance
 
@@ -36,6 +36,13 @@ class Case:
     def name(self) -> str:
         """As a sentence names it: "linf, box, eps 0.1"."""
         return f"{self.norm}, {self.domain}" + ("" if self.eps is None else f", eps {self.eps:g}")
+
+    @property
+    def lacks(self) -> str:
+        """What is missing to compare; "" for nothing."""
+        if not self.free:
+            return "no gradient-free attack"
+        return "" if self.proof else f"only {', '.join(self.users)}, which proves nothing where it fails: add pgd, apgd-t, ddn or fmn"
 
     @property
     def tried(self) -> Bools:
@@ -76,10 +83,32 @@ def cases(inputs: LevelInputs) -> Iterator[Case]:
             )
 
 
-def masked(inputs: LevelInputs) -> Occurrences:
+class Masking(Check):
     """Gradient-free attacks (transfer included) that find what no white-box attack of the same threat model found."""
-    for case in cases(inputs):
-        yield from occurrences(case)
+
+    code = "IG005"
+    title = "a gradient-free attack beats the white-box ones"
+    severity = "error"
+    remedy = (
+        "The gradients mislead, or the white-box attacks are too weak: add apgd-t or autoattack and restarts; if it stays, "
+        "gradients are masked and only the envelope with the gradient-free attack may be reported."
+    )
+
+    def applies(self, inputs: LevelInputs) -> Scope:
+        """It compares threat model by threat model, and lacks now the one side, now the other."""
+        found = list(cases(inputs))
+        if not found:
+            return Scope(False, "no white-box attack")
+        gaps: dict[str, list[str]] = {}
+        for case in found:
+            if case.lacks:
+                gaps.setdefault(case.lacks, []).append(case.name)
+        judged = any(not case.lacks for case in found)
+        return Scope(judged, "; ".join(f"{why} ({' | '.join(names)})" for why, names in gaps.items()))
+
+    def look(self, inputs: LevelInputs) -> Occurrences:
+        for case in cases(inputs):
+            yield from occurrences(case)
 
 
 def occurrences(case: Case) -> Occurrences:
@@ -123,4 +152,4 @@ def _about(case: Case, record: AttackRecord) -> str:
     return f"{record.attack}, {case.norm}, {case.domain}"
 
 
-__all__ = ["Case", "cases", "masked", "occurrences"]
+__all__ = ["Case", "Masking", "cases", "occurrences"]

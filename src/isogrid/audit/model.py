@@ -16,10 +16,10 @@ from isogrid.attacks.driver.base import Attack, as_classifier, batch_rows, check
 from isogrid.attacks.naming import attack_id
 from isogrid.attacks.pgd import PGD
 from isogrid.attacks.records import outcome_frame
+from isogrid.audit import Audit, examine_level
 from isogrid.audit.masking import cases, occurrences
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
 from isogrid.audit.roles import role_of
-from isogrid.audit.rules import Audit, examine_level
 from isogrid.core.norms import L2, Norm
 
 EFFORT = ("steps", "iterations")
@@ -42,13 +42,13 @@ def examine_model(
     box: tuple[float, float] = (0.0, 1.0),
     name: str = "",
 ) -> Audit:
-    """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: findings, and what became of every rule.
+    """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: findings, and what became of every check.
 
     `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
     their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
     attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
-    they span the box. Where gradients then look masked at a budget, FAB has a second try. That no rule
-    fired does not mean that the model is robust, nor that every rule had something to judge: `Audit.checks` tells.
+    they span the box. Where gradients then look masked at a budget, FAB has a second try. That no check
+    fired does not mean that the model is robust, nor that every one had something to judge: `Audit.checks` tells.
     Raises InputError and ModelError as an attack does.
     Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
 

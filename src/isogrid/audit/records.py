@@ -177,5 +177,10 @@ class LevelInputs:
     doubled: tuple[tuple[AttackRecord, AttackRecord], ...] = ()
     growth: tuple[Growth, ...] = ()
 
+    @property
+    def white(self) -> tuple[AttackRecord, ...]:
+        """The records of attacks that have figures of their own and use gradients."""
+        return tuple(record for record in self.attacks if record.reported and not record.gradient_free)
+
 
 __all__ = ["AttackRecord", "CleanRecord", "Growth", "LevelInputs", "observed"]

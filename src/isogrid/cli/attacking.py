@@ -20,8 +20,8 @@ from rich.text import Text
 from isogrid import attacks as attack_library, data as data_library, models
 from isogrid.attacks.driver.base import Attack, AttackOutcome
 from isogrid.attacks.records import outcome_frame
+from isogrid.audit import Audit
 from isogrid.audit.model import examine_model
-from isogrid.audit.rules import Audit
 from isogrid.cli.attack_flags import chosen_attacks, split_list
 from isogrid.cli.flags import choose_device
 from isogrid.core.errors import InputError

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isogrid.audit import Audit, examine_level
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, observed
 from isogrid.audit.roles import Role, role_of_config
-from isogrid.audit.rules import Audit, examine_level
 from isogrid.study.levels import Attacked, Family, Level
 from isogrid.study.plans import AttackCell
 

@@ -1,0 +1,63 @@
+"""Checks of the gradients that attacks follow. Not here: whether they mislead (`audit.masking`), how far a search went (`audit.search`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from isogrid.audit.check import CLEAN, Check, Occurrences, Scope, many, of, share, where
+from isogrid.audit.records import LevelInputs
+
+SATURATION_GAP: Final = 16.6
+"""log(2^24): at this logit gap 1 - p_y rounds to 0 in float32, and the plain cross-entropy has no gradient left."""
+
+
+class ZeroGradients(Check):
+    """Samples whose first loss gradient is exactly zero, or so small that the linearised boundary lies outside the box."""
+
+    code = "IG001"
+    title = "zero or tiny gradients"
+    severity = "error"
+    remedy = (
+        "Gradient attacks cannot move these samples: look for quantised inputs, saturated activations or dead paths, attack a "
+        "smooth copy of the model, and report gradient-free attacks (square, hopskipjump) beside."
+    )
+
+    def applies(self, inputs: LevelInputs) -> Scope:
+        return where(inputs.white or inputs.clean.reach is not None, "no gradient was asked for")
+
+    def look(self, inputs: LevelInputs) -> Occurrences:
+        for record in inputs.white:
+            zero, total = int((record.zero_gradient & record.ran).sum()), int(record.ran.sum())
+            if many(zero, total):
+                text = f"{record.attack}: {of(zero, total)} correct samples have a loss gradient that is exactly zero"
+                yield share(zero, total, record.attack, text)
+        if inputs.clean.reach is not None:
+            far = int((inputs.clean.correct & (inputs.clean.reach > 1)).sum())
+            total = int(inputs.clean.correct.sum())
+            if many(far, total):
+                text = f"at {of(far, total)} correct samples the gradient is so small that the boundary would lie outside the box"
+                yield share(far, total, "", text)
+
+
+class CrossEntropySaturation(Check):
+    """Samples so confident that a plain float32 cross-entropy has no gradient."""
+
+    code = "IG002"
+    title = "float32 cross-entropy would have saturated"
+    severity = "info"
+    remedy = (
+        "Nothing to do here: isogrid's losses do not saturate. Do not compare with figures from a library that climbs the plain "
+        "float32 cross-entropy; it overstates the robustness of this model."
+    )
+
+    def applies(self, inputs: LevelInputs) -> Scope:
+        return CLEAN
+
+    def look(self, inputs: LevelInputs) -> Occurrences:
+        wide, total = int((inputs.clean.margin > SATURATION_GAP).sum()), len(inputs.clean.margin)
+        if many(wide, total):
+            text = f"{of(wide, total)} samples have a logit gap above {SATURATION_GAP} (largest {inputs.clean.margin.max():.1f})"
+            yield share(wide, total, "", text)
+
+
+__all__ = ["CrossEntropySaturation", "ZeroGradients"]
