@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from isogrid.cli import main
 from isogrid.cli.attacking import Row, attack_table
+from isogrid.core.files import save_tensors
 from isogrid.data import load
+from isogrid.models import build
 from isogrid.study.attack_spec import AttackSpec
 
 FIXED = {"r_inf": 0.1234, "zero_gradient": 0.0, "success_rate": 0.8}
@@ -63,3 +68,14 @@ def test_a_model_called_like_markup_is_shown_as_it_is():
     with console.capture() as capture:
         console.print(attack_table("[red]net.py:make", load("digits").test, 0.9, rows("fgs")))
     assert "[red]net.py:make" in capture.get()
+
+
+def test_all_samples_of_a_users_own_data_are_attacked(tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).random((50, 64)), y=np.arange(50) % 3)
+    save_tensors(tmp_path / "net.safetensors", build("linear", (64,), 3).state_dict())
+    given = ["--model", "linear", "--weights", str(tmp_path / "net.safetensors"), "--attacks", "fgs", "--json", "--no-audit"]
+    for data, samples in ((f"{tmp_path}/d.npz", 50), (f"{tmp_path}/d.npz:test=7", 7)):
+        with pytest.raises(SystemExit) as stopped:
+            main(["attack", "--data", data, *given])
+        assert not stopped.value.code
+        assert json.loads(capsys.readouterr().out)["samples"] == samples

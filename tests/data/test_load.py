@@ -92,6 +92,12 @@ def test_parse_separates_name_rest_and_options(text):
         ("digits:classes=1+1", "data classes", "different"),
         ("digits:/some/folder", "data", "takes no folder"),
         ("npz:nothing.npz", "data", "existing .npz"),
+        ("", "data", "name of a data set"),
+        ("a\0b.npz", "data", "a path"),
+        ("~no-such-user-here/x.npz", "data", "a path"),
+        ("x" * 5000, "data", "mnist-5k"),
+        ("npz:" + "x" * 5000 + ".npz", "data", "existing .npz"),
+        ("digits:box=0..0.5", "data x", "values in"),
     ],
 )
 def test_bad_requests_end_in_one_line(text, field, said):
@@ -100,6 +106,39 @@ def test_bad_requests_end_in_one_line(text, field, said):
     assert caught.value.field == field
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"train": 20.0}, "data train"),
+        ({"test": "5"}, "data test"),
+        ({"classes": 3}, "data classes"),
+        ({"classes": [0.5, 1]}, "data classes"),
+        ({"classes": "12"}, "data classes"),
+        ({"box": 2}, "data box"),
+        ({"seed": "a"}, "seed"),
+        ({"seed": 0.5}, "seed"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused(arguments, field):
+    with pytest.raises(InputError) as caught:
+        load("digits", **arguments)
+    assert caught.value.field == field
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    plain = load("digits", train=50, test=20, classes=(1, 7), seed=3)
+    other = load("digits", train=np.int64(50), test=torch.tensor(20), classes=np.array([1, 7]), seed=np.uint8(3))
+    assert plain.digest() == other.digest()
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("run=3.npz", x=np.zeros((10, 2), dtype=np.float32), y=np.arange(10) % 2)
+    for text in ("run=3.npz", "npz:run=3.npz", str(tmp_path / "run=3.npz"), "npz:run=3.npz:test=1", f"{tmp_path}/run=3.npz:test=1"):
+        assert load(text).train.n == 8, text
+    assert parse("digits:train=5,test=2").body == "digits"
 
 
 def test_the_field_of_the_caller_is_named():

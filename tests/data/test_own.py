@@ -30,6 +30,18 @@ def image(shape=(20, 4, 5)) -> np.ndarray:
     ("x", "shape"),
     [
         (image((20, 7)), (7,)),
+        (image((20, 3, 11)) / 255, (3, 11)),
+        (image((20, 11, 3)) / 255, (11, 3)),
+        (image((20, 9, 9)) / 255, (1, 9, 9)),
+        (image((20, 2, 6, 6)) / 255, (2, 6, 6)),
+        (image((20, 13, 16, 20)), (13, 16, 20)),
+        (image((20, 16, 20, 13)), (13, 16, 20)),
+        (image((20, 6, 6, 2)), (2, 6, 6)),
+        (image((20, 1, 4, 4)), (1, 4, 4)),
+        (image((20, 3, 3, 3)), (3, 3, 3)),
+        (image((20, 1, 5, 6, 7)), (1, 5, 6, 7)),
+        (image((20, 2, 3, 4, 2, 5)) / 255, (2, 3, 4, 2, 5)),
+        (image((20, 40)) > 99, (40,)),
         (image(), (1, 4, 5)),
         (image((20, 3, 4, 5)), (3, 4, 5)),
         (image((20, 5, 6, 3)), (3, 5, 6)),
@@ -45,7 +57,7 @@ def test_arrays_of_every_accepted_form(save, x, shape):
     assert split.train.y.bincount().tolist() == [8, 8]
     scaled = x / 255 if x.dtype == np.uint8 else x
     assert float(split.train.x.max()) == pytest.approx(float(scaled.max()), abs=0.2)
-    planes = np.moveaxis(scaled, 3, 1) if x.ndim == 4 and x.shape[1:] != shape else scaled
+    planes = np.moveaxis(scaled, 3, 1) if x.ndim == 4 and x.shape[1:] != shape else scaled * 1.0
     rows = planes.reshape(20, -1).astype(np.float32)
     for part in (split.train, split.test):
         for row, label in zip(part.x.flatten(1).numpy(), part.y.tolist(), strict=True):
@@ -56,6 +68,64 @@ def test_arrays_of_every_accepted_form(save, x, shape):
 def test_a_given_test_set_is_used(save):
     split = load(save(x_train=image(), y_train=Y, x_test=image((6, 4, 5)), y_test=Y[:6].astype(np.uint8)))
     assert (split.train.n, split.test.n) == (20, 6)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "want"),
+    [
+        ("channels-first", (4, 5, 3), (4, 5, 3)), ("channels-first", (6, 6), (6, 6)), ("channels-last", (5, 4, 6), (6, 5, 4)),
+        ("channels-last", (9, 2), (2, 9)), ("channels-last", (5, 6, 7, 2), (2, 5, 6, 7)), ("gray", (3, 8), (1, 3, 8)),
+        ("gray", (4, 5, 6), (1, 4, 5, 6)),
+    ],
+)  # fmt: skip
+def test_a_layout_in_the_file_decides(save, layout, shape, want):
+    x = image((20, *shape)) / 255
+    split = load(save(x=x, y=Y, layout=np.array(layout)))
+    assert split.train.shape == want
+    moved = np.moveaxis(x, -1, 1) if layout == "channels-last" else x.reshape(20, *want)
+    stored = {row.tobytes() for row in moved.astype(np.float32)}
+    assert {row.numpy().tobytes() for row in split.train.x} < stored
+
+
+@pytest.mark.parametrize("y", [Y.astype(bool), Y.astype(np.float32), Y[:, None], Y.astype(np.uint8)[:, None], Y.astype(">i2")])
+def test_labels_of_every_usual_form_are_classes(save, y):
+    assert load(save(x=image(), y=y)).digest() == load(save(x=image(), y=Y)).digest()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rounding_outside_the_box_is_put_onto_its_edge(save, dtype):
+    x = np.linspace(0, 1, 140).reshape(20, 7).astype(dtype)
+    x[0, 0], x[-1, -1] = np.nextafter(dtype(0), dtype(-1)), np.nextafter(dtype(1), dtype(2))
+    split = load(save(x=x, y=Y))
+    assert min(split.train.x.min(), split.test.x.min()) == 0
+    assert max(split.train.x.max(), split.test.x.max()) == 1
+    wide = load(save(x=x * 255, y=Y), box=(0, 255))
+    assert max(wide.train.x.max(), wide.test.x.max()) == 255
+
+
+def test_all_samples_are_test_samples_where_nothing_is_trained(save):
+    path = save(x=image(), y=Y + 3)
+    split = load(path, hold_out=False)
+    assert (split.test.n, split.test.classes) == (20, 5)
+    assert split.test.y.bincount().tolist() == [0, 0, 0, 10, 10]
+    assert {r.numpy().tobytes() for r in split.train.x} == {r.numpy().tobytes() for r in split.test.x}
+    assert load(path, hold_out=False, test=4).test.n == 4
+    assert load(save(x=image((2, 4, 5)), y=Y[:2] * 0), hold_out=False).test.classes == 2
+    assert load(save(x=image(), y=Y, classes=np.array(7)), hold_out=False).test.classes == 7
+    given = save(x_train=image(), y_train=Y, x_test=image((6, 4, 5)), y_test=Y[:6])
+    assert load(given, hold_out=False).digest() == load(given).digest()
+    assert load("digits", hold_out=False).digest() == load("digits").digest()  # a network was trained on the rest of these
+
+
+def test_the_box_of_a_call_or_a_name_wins(save):
+    path = save(x=np.linspace(-1, 1, 140).reshape(20, 7), y=Y)
+    assert load(path, box=(-2, 2)).test.box == (-2.0, 2.0)
+    assert load(f"{path}:box=-1..1").train.box == (-1.0, 1.0)
+    for bad in ("", "1", "1..-1", "a..b", "0..1..2", "0..inf", "nan..1"):
+        with pytest.raises(InputError, match=r"^data box: got "):
+            load(f"{path}:box={bad}")
+    with pytest.raises(InputError, match=r"^data box: got .*8 bits"):
+        load(save(x=image(), y=Y), box=(0, 2))
 
 
 def test_a_declared_box_is_kept(save):
@@ -75,18 +145,27 @@ def test_a_declared_box_is_kept(save):
         ({"x": image().astype(np.float32), "y": Y}, "data x", r"values in \[0, 1\]"),
         ({"x": np.full((20, 3), np.nan), "y": Y}, "data x", "finite"),
         ({"x": np.zeros(20, dtype=np.uint8), "y": Y}, "data x", "shape"),
-        ({"x": image((20, 3, 4, 3)), "y": Y}, "data x", "exactly one side"),
-        ({"x": image((20, 5, 4, 6)), "y": Y}, "data x", "exactly one side"),
+        ({"x": image((20, 3, 4, 3)), "y": Y}, "data x", "C the smallest side, or an array `layout`"),
+        ({"x": image((20, 5, 4, 6)), "y": Y}, "data x", "channels-last"),
+        ({"x": image((20, 5, 4, 6)), "y": Y, "layout": np.array("channels-lst")}, "data layout", "did you mean channels-last"),
         ({"x": image((0, 4, 5)), "y": Y[:0]}, "data x", "at least one"),
         ({"x": image(), "y": Y[:19]}, "data y", r"\(20,\)"),
-        ({"x": image(), "y": Y.astype(np.float64)}, "data y", "integer"),
+        ({"x": image(), "y": Y / 2}, "data y", "integer"),
+        ({"x": image(), "y": np.where(Y, np.nan, 0)}, "data y", "integer"),
+        ({"x": image(), "y": np.where(Y, "cat", "dog")}, "data y", "return_inverse"),
+        ({"x": image(), "y": np.eye(2)[Y]}, "data y", r"argmax\(1\)"),
+        ({"x": image(), "y": Y + 1}, "data y", r"start at 0 \(subtract 1"),
+        ({"x": image(), "y": Y, "classes": np.array(1)}, "data classes", "number of classes, from 2"),
+        ({"x": image(), "y": Y, "classes": np.array([2, 3])}, "data classes", "one integer"),
         ({"x": image(), "y": Y - 1}, "data y", "classes 0"),
         ({"x": image(), "y": Y * 10**9}, "data y", "classes 0"),
         ({"x": image(), "y": Y * 2}, "data train", "no sample of class 1"),
         ({"x": image(), "y": Y * 0}, "data classes", "at least 2"),
         ({"x": image((3, 4, 5)), "y": Y[:3]}, "data", "at least 5 samples"),
         ({"x": image(), "y": Y, "box": np.array([0, 2])}, "data box", "no box"),
-        ({"x": image() / 255, "y": Y, "box": np.array([0.0])}, "data box", "two numbers"),
+        ({"x": image() / 255, "y": Y, "box": np.array([0.0])}, "data box", "two finite numbers"),
+        ({"x": image() / 255, "y": Y, "box": np.array([1.0, 0.0])}, "data box", "low < high"),
+        ({"x": image() / 255 + 1e-3, "y": Y}, "data x", r"values in \[0, 1\], or a `box`"),
         ({"x_train": image(), "y_train": Y, "x_test": image((6, 5, 5)), "y_test": Y[:6]}, "data x_test", "x_train"),
         ({"x_train": image(), "y_train": Y, "x_test": image((0, 4, 5)), "y_test": Y[:0]}, "data x_test", "at least one"),
         ({"x_train": image(), "y_train": Y, "x_test": image((6, 4, 5)), "y_test": Y[:6] * 5}, "data train", "no sample of class"),

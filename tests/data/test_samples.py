@@ -35,6 +35,15 @@ def samples(**changes) -> Samples:
         ({"classes": 1, "y": torch.zeros(6, dtype=torch.int64)}, "classes"),
         ({"box": (1.0, 0.0)}, "box"),
         ({"box": (0.0, float("inf"))}, "box"),
+        ({"box": (torch.zeros(2), torch.ones(2))}, "box"),
+        ({"box": 1.0}, "box"),
+        ({"box": "01"}, "box"),
+        ({"x": np.zeros((6, 2), dtype=np.float32)}, "x"),
+        ({"x": torch.zeros(6, 2).to_sparse()}, "x"),
+        ({"x": torch.zeros(6, 2, device="meta")}, "x"),
+        ({"y": [0, 1, 2, 0, 1, 2]}, "y"),
+        ({"classes": 3.0}, "classes"),
+        ({"classes": "3"}, "classes"),
     ],
 )
 def test_unusable_samples_are_refused_by_field(changes, field):
@@ -42,6 +51,18 @@ def test_unusable_samples_are_refused_by_field(changes, field):
         samples(**changes)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
+
+
+def test_what_lies_a_rounding_error_outside_is_put_onto_the_edge():
+    above = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()
+    made = samples(x=torch.tensor([[0.5, above]] * 6), classes=np.int64(3), box=np.array([0, 1]))
+    assert made.x.max() == 1
+    assert made.x[:, 0].eq(0.5).all()
+    assert (made.classes, made.box) == (3, (0.0, 1.0))
+    kept = torch.full((6, 2), 0.1)  # above 0.1 as a number of 64 bits
+    assert torch.equal(samples(x=kept, box=(0.0, 0.1)).x, kept)
+    with pytest.raises(InputError, match=r"values in \[0\.5, 1\.00001\d*\]"):
+        samples(x=torch.tensor([[0.5, 1.00001]] * 6))
 
 
 def test_another_box_is_accepted_and_kept():

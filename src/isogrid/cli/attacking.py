@@ -62,7 +62,7 @@ def attack_model(
     """Load, attack, audit, print."""
     chosen = _attacks(attacks_text, eps)
     labels = None if classes is None else tuple(split_list("classes", classes, int, "labels as 1,7"))
-    test = data_library.load(data, classes=labels, test=samples).test
+    test = data_library.load(data, classes=labels, test=samples, hold_out=False).test
     network = models.open_model(model, test.x, test.classes, weights=weights).to(choose_device(device, "cpu"))
     test = test.to(choose_device(device, "cpu"))
     if out is not None:

@@ -31,13 +31,14 @@ def specification(study: Path | None, preset: str | None, flags: dict[str, Any])
 
 
 def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
-    if flags["data"] is not None:
-        request = data_library.parse(flags["data"])
+    request = None if flags["data"] is None else data_library.parse(flags["data"])
+    if request is not None:
         cut = {"train": request.train, "test": request.test}
-        base["data"] = {"name": _without_options(flags["data"])} | {k: v for k, v in cut.items() if v is not None}
+        box = "" if request.box is None else ":box={!r}..{!r}".format(*request.box)
+        base["data"] = {"name": request.body + box} | {k: v for k, v in cut.items() if v is not None}
     labels = None if flags["classes"] is None else split_list("classes", flags["classes"], int, "labels as 1,7")
-    if labels is None and flags["data"] is not None and data_library.parse(flags["data"]).classes is not None:
-        labels = list(data_library.parse(flags["data"]).classes or ())
+    if labels is None and request is not None and request.classes is not None:
+        labels = list(request.classes)
     if flags["model"] is not None:
         base["models"] = [{"name": name} for name in split_list("model", flags["model"], str, "names with commas")]
     if labels is not None or flags["weights"] is not None:
@@ -71,11 +72,6 @@ def _shorten(base: dict[str, Any], rounds: int) -> None:
         settings = base.get(part)
         if isinstance(settings, dict) and isinstance(settings.get(name), list):
             base[part] = settings | {name: [k for k in settings[name] if not isinstance(k, int) or k <= rounds]}
-
-
-def _without_options(text: str) -> str:
-    head, _, tail = text.rpartition(":")
-    return head if "=" in tail and head else text
 
 
 def _available(data: Any) -> Any:

@@ -19,6 +19,28 @@ from torch import Tensor
 from isogrid.core.errors import InputError
 
 
+def user_path(value: object, field: str, accepted: str = "a path") -> Path:
+    """A path that a user gave, `~` replaced by the home folder; raises InputError where `value` can be none.
+
+    >>> user_path("a/b", "out")
+    PosixPath('a/b')
+    """
+    try:
+        if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
+            raise ValueError
+        return Path(value).expanduser()
+    except (TypeError, ValueError, RuntimeError):  # the last where there is no such user
+        raise InputError(field, value, accepted) from None
+
+
+def exists(path: Path, *, folder: bool = False) -> bool:
+    """Whether a file (or folder) is there, as far as one can see: what may not be looked at or has too long a name is not."""
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it on success and removed on failure (a reader never sees half a file)."""

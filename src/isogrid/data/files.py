@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import zlib
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from isogrid.core.errors import InputError
+from isogrid.core.files import exists, user_path
 from isogrid.data.arrays import Arrays, Pool
 
 VARIABLE = "ISOGRID_DATA"
@@ -78,8 +78,8 @@ def _idx_file(folder: Path, part: str, kind: str, dims: int) -> Path:
 def _find(name: str, rest: str, folders: tuple[str, ...], *files: str) -> Path:
     """The folder given, or the first usual place that holds one of `files` (gzipped or not)."""
     if rest:
-        given = Path(rest).expanduser()
-        if not given.is_dir():
+        given = user_path(rest, "data")
+        if not exists(given, folder=True):
             raise InputError("data", f"{name}:{rest}", "an existing folder")
         return given
     roots = [Path(root).expanduser() for root in ((os.environ.get(VARIABLE) or ""), "data", "~/data", "/usr/share/datasets") if root]
@@ -113,7 +113,9 @@ def read_idx(path: Path) -> np.ndarray:
             sides = np.frombuffer(file.read(4 * head[3]).ljust(4 * head[3], b"\0"), dtype=">u4").tolist()
             size = math.prod(sides)
             data = b"".join(_chunks(file, size + 1))
-    except (OSError, EOFError, zlib.error, MemoryError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes may raise anything in a decoder
         raise InputError("data", str(path), f"a readable IDX file ({error or type(error).__name__})") from None
     if len(data) != size or size == 0:
         shown = "more" if len(data) > size else str(len(data))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, one_of
+from isogrid.core.files import exists, user_path
+from isogrid.core.numbers import limits, whole
 from isogrid.data.arrays import Arrays, Pool
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -21,14 +21,21 @@ _GRAY = ("1", "L", "LA")
 _COLOUR = ("P", "RGB", "RGBA", "RGBX", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
-def npz(rest: str) -> Pool:
-    """Arrays x, y (a fifth is held out) or x_train, y_train, x_test, y_test from an .npz file; `box` = (low, high) optional.
+LAYOUTS = ("channels-first", "channels-last", "gray")
+"""What an array `layout` in an .npz may say: samples as they are; the last side moved to the front; a channel of one added in front."""
 
-    x is uint8 (scaled by 1/255) or floating inside `box`, by default (0, 1): a table [N, D], images [N, H, W], [N, C, H, W] or
-    [N, H, W, C] with C = 1, 3 or 4, which becomes [N, C, H, W]. y holds the integer classes 0 .. K - 1. Raises InputError.
+
+def npz(rest: str) -> Pool:
+    """Arrays x, y (a fifth is held out) or x_train, y_train, x_test, y_test from an .npz file; `box`, `layout`, `classes` optional.
+
+    x is uint8 (scaled by 1/255), truth values, or floating inside `box` = (low, high), by default (0, 1). Samples may have any shape:
+    tables [N, D], series [N, C, T], images [N, C, H, W], volumes [N, C, D, H, W]. Two forms are turned into images: [N, H, W] where it
+    is uint8 or square becomes [N, 1, H, W], and [N, H, W, C] whose last side is the smallest becomes [N, C, H, W]; `layout` (one of
+    LAYOUTS) says it where that is wrong or does not decide. y holds the integer classes 0 .. K - 1; `classes` says K where it is more
+    than the largest label + 1. Raises InputError.
     """
-    path = Path(rest).expanduser()
-    if not path.is_file():
+    path = user_path(rest, "data", "an existing .npz file")
+    if not exists(path):
         raise InputError("data", rest, "an existing .npz file")
     arrays = _read_npz(path)
     if ("x" in arrays) == ("x_train" in arrays):
@@ -37,13 +44,20 @@ def npz(rest: str) -> Pool:
     missing = [name for pair in pairs for name in pair if name not in arrays]
     if missing:
         raise InputError("data", f"{path}: {', '.join(arrays)}", f"also {', '.join(missing)}")
-    box = _box(arrays["box"]) if "box" in arrays else (0.0, 1.0)
-    parts = [_pair(arrays, *pair, box) for pair in pairs]
+    box = limits(arrays["box"], "data box") if "box" in arrays else (0.0, 1.0)
+    layout = _layout(arrays["layout"]) if "layout" in arrays else None
+    parts = [_pair(arrays, *pair, layout) for pair in pairs]
     if len(parts) == 2 and parts[0].x.shape[1:] != parts[1].x.shape[1:]:
         raise InputError(
             "data x_test", f"samples of shape {parts[1].x.shape[1:]}", f"the shape of x_train's samples, {parts[0].x.shape[1:]}"
         )
-    return Pool(train=parts[0], test=parts[1] if len(parts) == 2 else None, box=box, source=f"arrays of {path.name}")
+    return Pool(
+        train=parts[0],
+        test=parts[1] if len(parts) == 2 else None,
+        box=box,
+        classes=_classes(arrays["classes"], parts) if "classes" in arrays else None,
+        source=f"arrays of {path.name}",
+    )
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -55,52 +69,74 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("a single .npy array")
             with stored:
                 return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged bytes may raise anything: numpy parses a header as Python
         reason = (
             "it holds pickled objects, which are never loaded" if "pickle" in str(error).lower() else str(error) or type(error).__name__
         )
         raise InputError("data", str(path), f"an .npz file of plain arrays, as numpy.savez writes it ({reason})") from None
 
 
-def _box(values: np.ndarray) -> tuple[float, float]:
-    if values.shape != (2,) or values.dtype.kind not in "fiu":
-        raise InputError("data box", f"{values.dtype} of shape {values.shape}", "two numbers, low and high")
-    return float(values[0]), float(values[1])
+def _layout(value: np.ndarray) -> str:
+    text = str(value)
+    if text not in LAYOUTS:
+        raise one_of("data layout", text, LAYOUTS)
+    return text
 
 
-def _pair(arrays: dict[str, np.ndarray], x_name: str, y_name: str, box: tuple[float, float]) -> Arrays:
+def _classes(value: np.ndarray, parts: list[Arrays]) -> int:
+    least = max(2, *(int(part.y.max(initial=-1)) + 1 for part in parts))
+    total = whole(value)
+    if total is None or not least <= total <= MAX_CLASSES:
+        raise InputError("data classes", value, f"one integer, the number of classes, from {least} to {MAX_CLASSES}")
+    return total
+
+
+def _pair(arrays: dict[str, np.ndarray], x_name: str, y_name: str, layout: str | None) -> Arrays:
     x, y = arrays[x_name], arrays[y_name]
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
+    if x.dtype != np.uint8 and x.dtype.kind not in "fb":
         raise InputError(f"data {x_name}", f"dtype {x.dtype}", "uint8 (scaled by 1/255) or a floating-point type")
-    if x.dtype == np.uint8 and box != (0.0, 1.0):
-        raise InputError("data box", f"{box} with {x_name} of dtype uint8", "no box: uint8 is scaled to [0, 1]")
-    if not 2 <= x.ndim <= 4 or x.size == 0:
-        raise InputError(f"data {x_name}", f"shape {x.shape}", "at least one sample: [N, D], [N, H, W], [N, C, H, W] or [N, H, W, C]")
-    if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        raise InputError(f"data {y_name}", f"{y.dtype} of shape {y.shape}", f"one integer class per sample, shape ({len(x)},)")
+    if x.ndim < 2 or x.size == 0:
+        raise InputError(f"data {x_name}", f"shape {x.shape}", "at least one sample with a value: [N, D], [N, C, H, W] or another [N, ...]")
+    labels = _labels(y, y_name, len(x))
+    x = _arranged(x, x_name, layout)
+    with np.errstate(over="ignore"):  # what is infinite in float32 is refused by name
+        return Arrays(x=x if x.dtype == np.uint8 else x.astype(np.float32), y=labels)
+
+
+def _labels(y: np.ndarray, name: str, n: int) -> np.ndarray:
+    """Classes [N] as int64 from integers, truth values or whole floats, [N] or [N, 1]."""
+    if y.shape == (n, 1):
+        y = y[:, 0]
+    if y.dtype.kind == "f" and bool(np.isfinite(y).all()) and bool((y == np.round(y)).all()) and bool((np.abs(y) <= MAX_CLASSES).all()):
+        y = y.astype(np.int64)
+    if y.dtype.kind not in "iub" or y.shape != (n,):
+        cure = ""
+        if y.dtype.kind in "USO":
+            cure = " (of names: numpy.unique(y, return_inverse=True)[1])"
+        elif y.ndim == 2 and len(y) == n:
+            cure = " (of one row of scores or zeros and a one per sample: y.argmax(1))"
+        raise InputError(f"data {name}", f"{y.dtype} of shape {y.shape}", f"one integer class per sample, shape ({n},){cure}")
     if y.min() < 0 or y.max() >= MAX_CLASSES:
-        raise InputError(f"data {y_name}", f"labels from {y.min()} to {y.max()}", f"classes 0 .. K - 1, K <= {MAX_CLASSES}")
-    x = _channels_first(x, x_name)
-    if x.dtype.kind == "f":
-        low, high = float(x.min()), float(x.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError(f"data {x_name}", "NaN or infinite values", "finite values")
-        if low < box[0] or high > box[1]:
-            accepted = f"values in [{box[0]:g}, {box[1]:g}], or uint8, or an array `box` = (low, high) in the file"
-            raise InputError(f"data {x_name}", f"values in [{low:.6g}, {high:.6g}]", accepted)
-        x = x.astype(np.float32)
-    return Arrays(x=x, y=y.astype(np.int64))
+        raise InputError(f"data {name}", f"labels from {y.min()} to {y.max()}", f"classes 0 .. K - 1, K <= {MAX_CLASSES}")
+    return y.astype(np.int64)
 
 
-def _channels_first(x: np.ndarray, name: str) -> np.ndarray:
-    if x.ndim == 2:
-        return x
-    if x.ndim == 3:
+def _arranged(x: np.ndarray, name: str, layout: str | None) -> np.ndarray:
+    """Samples in the order that networks take them, channels first."""
+    sides = x.shape[1:]
+    if layout is None:
+        layout = "channels-first"
+        if len(sides) == 2 and (x.dtype == np.uint8 or sides[0] == sides[1]):
+            layout = "gray"
+        if len(sides) == 3 and sides[1] != sides[2]:
+            smallest = [k for k in range(3) if sides[k] == min(sides)]
+            if smallest not in ([0], [2]):
+                accepted = f"[N, C, H, W] or [N, H, W, C] with C the smallest side, or an array `layout`: {', '.join(LAYOUTS)}"
+                raise InputError(f"data {name}", f"shape {x.shape}", accepted)
+            layout = "channels-last" if smallest == [2] else layout
+    if layout == "gray":
         return x[:, None]
-    first, last = x.shape[1] in (1, 3, 4), x.shape[3] in (1, 3, 4)
-    if first == last:
-        raise InputError(f"data {name}", f"shape {x.shape}", "[N, C, H, W] or [N, H, W, C] with C = 1, 3 or 4 on exactly one side")
-    return x if first else np.moveaxis(x, 3, 1)
+    return np.moveaxis(x, -1, 1) if layout == "channels-last" else x
 
 
 def folder(rest: str) -> Pool:
@@ -109,8 +145,8 @@ def folder(rest: str) -> Pool:
     Gray images become [N, 1, H, W]; where any image has colours, all become [N, 3, H, W] (transparency is dropped). Raises
     InputError that names the first file that cannot be used.
     """
-    root = Path(rest).expanduser()
-    if not root.is_dir():
+    root = user_path(rest, "data")
+    if not exists(root, folder=True):
         raise InputError("data", rest, "an existing folder with one sub-folder of images per class")
     held = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if (root / "train").is_dir() and held is not None:
@@ -167,7 +203,7 @@ def _image(path: Path) -> np.ndarray:
             if image.mode in _COLOUR:
                 return np.asarray(image.convert("RGB"))
             mode = image.mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Exception as error:  # damaged bytes may raise anything in a decoder
         raise InputError("data", str(path), f"a readable image ({str(error) or type(error).__name__})") from None
     raise InputError("data", f"{path}: mode {mode}", "an image of 8 bits per channel, gray or in colours")
 

@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 
 from isogrid.core.errors import InputError
+from isogrid.core.numbers import limits, whole
+
+SLACK = 1e-6
+"""The share of a box's larger end by which a value may lie outside: 8 units in the last place of float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Labelled inputs of a classifier.
 
-    `x` float32 [N, *S], every value inside `box` = (low, high); `y` int64 [N] in 0 .. classes - 1; N >= 1.
-    Raises InputError, naming the field, where that does not hold. Read through `batch`, not through `x`, wherever a part is enough:
-    data larger than memory fits behind the same call.
+    `x` float32 [N, *S], every value inside `box` = (low, high); `y` int64 [N] in 0 .. classes - 1; N >= 1. Values that lie outside by
+    less than SLACK of the box's larger end are rounding errors (of a min-max scaler, say) and are put onto its edge. Raises InputError,
+    naming the field, where that does not hold. Read through `batch`, not through `x`, wherever a part is enough: data larger than memory
+    fits behind the same call.
 
     >>> s = Samples(x=torch.zeros(2, 3), y=torch.tensor([0, 1]), classes=2)
     >>> s.n, s.shape, s.take(torch.tensor([1])).y.tolist()
@@ -33,25 +38,27 @@ class Samples:
     name: str = "data"
 
     def __post_init__(self) -> None:
-        x, y, (low, high) = self.x, self.y, self.box
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError("box", self.box, "two finite numbers, low < high")
+        x, y = self.x, self.y
+        low, high = limits(self.box)
+        for field, value, accepted in (("x", x, "a float32 tensor of shape [N, ...]"), ("y", y, "an int64 tensor of shape [N]")):
+            if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+                raise InputError(field, f"a {type(value).__name__}", f"{accepted} (torch.as_tensor makes one)")
         if x.dtype != torch.float32 or x.dim() < 2:
             raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", "float32 of shape [N, ...]")
         if x.numel() == 0:
             raise InputError("x", f"shape {tuple(x.shape)}", "at least one sample with at least one value")
         if y.dtype != torch.int64 or y.shape != (len(x),):
             raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", f"int64 of shape ({len(x)},)")
-        if self.classes < 2:
+        if x.device != y.device:
+            raise InputError("y", f"a tensor on {y.device}", f"a tensor on {x.device}, as x is")
+        classes = whole(self.classes)
+        if classes is None or classes < 2:
             raise InputError("classes", self.classes, "at least 2 classes")
-        least, most = (float(v) for v in x.aminmax())
-        if not (math.isfinite(least) and math.isfinite(most)):
-            raise InputError("x", "NaN or infinite values", "finite values")
-        if least < low or most > high:
-            raise InputError("x", f"values in [{least:.6g}, {most:.6g}]", f"values in [{low:g}, {high:g}]")
         first, last = int(y.min()), int(y.max())
-        if first < 0 or last >= self.classes:
-            raise InputError("y", f"labels from {first} to {last}", f"0 to {self.classes - 1}")
+        if first < 0 or last >= classes:
+            raise InputError("y", f"labels from {first} to {last}", f"0 to {classes - 1}")
+        for name, settled in (("x", _inside(x, low, high)), ("box", (low, high)), ("classes", classes)):
+            object.__setattr__(self, name, settled)
 
     @property
     def n(self) -> int:
@@ -96,6 +103,18 @@ class Split:
     def digest(self) -> str:
         """16 hexadecimal digits that depend on everything in both parts, for the keys of tasks."""
         return hashlib.sha256(f"{self.train.digest()} {self.test.digest()}".encode()).hexdigest()[:16]
+
+
+def _inside(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` with what lies a rounding error outside the box put onto its edge; raises InputError for what lies farther out."""
+    least, most = (float(v) for v in x.aminmax())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise InputError("x", "NaN or infinite values", "finite values")
+    slack = SLACK * max(abs(low), abs(high))
+    if least < low - slack or most > high + slack:
+        accepted = f"values in [{low:g}, {high:g}], or a `box` = (low, high) of their own"
+        raise InputError("x", f"values in [{least:.9g}, {most:.9g}]", accepted)
+    return x.clamp(low, high) if least < low or most > high else x
 
 
 def stratified_order(y: np.ndarray, random: torch.Generator) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""Numbers as people hand them over: Python's, numpy's, tensors of one element. What does not belong here: which ones a field accepts."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from isogrid.core.errors import InputError
+
+
+def real(value: object) -> float | None:
+    """Any real number as a float; None for text, truth values, complex numbers, and whatever else is none.
+
+    A number of 32 bits becomes the shortest decimal that it stands for: np.float32(0.1) is 0.1 and not 0.10000000149.
+
+    >>> import numpy as np, torch
+    >>> real(3), real(np.float32(0.1)), real(torch.tensor(0.5)), real("3"), real(True)
+    (3.0, 0.1, 0.5, None, None)
+    """
+    plain = _plain(value)
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+        return None
+    try:
+        return float(plain)
+    except OverflowError:
+        return math.inf if plain == abs(plain) else -math.inf
+
+
+def whole(value: object) -> int | None:
+    """Any integer as an int; None for floats, even whole ones, truth values, and whatever else is none.
+
+    >>> import numpy as np
+    >>> whole(np.int64(5)), whole(5.0), whole(True)
+    (5, None, None)
+    """
+    plain = _plain(value)
+    try:
+        return None if isinstance(plain, bool) else operator.index(plain)
+    except TypeError:
+        return None
+
+
+def limits(value: Any, field: str = "box") -> tuple[float, float]:
+    """(low, high) of a box of inputs, from any two finite real numbers with low < high; raises InputError that names `field`."""
+    try:
+        low, high = (real(end) for end in value)
+    except (TypeError, ValueError):
+        low = high = None
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(field, value, "two finite numbers (low, high) with low < high, the same for every value of a sample")
+    return low, high
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or an array of one element as Python's own number; anything else as it is."""
+    if not (isinstance(value, Tensor) or hasattr(value, "__array__")):
+        return value
+    if getattr(value, "shape", None) != () or (isinstance(value, Tensor) and value.is_meta):
+        return None
+    found = value.item()
+    narrow = _NARROW.get(str(value.dtype).removeprefix("torch."))
+    return float(str(narrow(found))) if narrow is not None else found
+
+
+_NARROW = {"float32": np.float32, "float16": np.float16}
