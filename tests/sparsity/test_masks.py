@@ -12,7 +12,7 @@ from torch import nn
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 from isogrid.models import build
-from isogrid.sparsity import Dense, Masks, Progressive, enforce, live_outputs, prunable
+from isogrid.sparsity import Masks, Progressive, enforce, live_outputs, prunable
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -127,12 +127,6 @@ def test_sparsity_after_k_rounds_is_the_papers():
         masks = Progressive(rate=1 / 3).prune(big, masks)
         seen.append(round(100 * masks.sparsity, 1))
     assert seen == [33.3, 55.6, 70.4, 80.2, 86.8, 91.2, 94.1, 96.1, 97.4, 98.3, 98.8, 99.2]
-
-
-def test_the_twin_prunes_nothing():
-    net = network()
-    masks = random_masks(net)
-    assert Dense().prune(net, masks) is masks
 
 
 @pytest.mark.parametrize("value", [0, 1, -0.5, 2, True])

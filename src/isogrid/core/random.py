@@ -1,4 +1,4 @@
-"""Randomness that belongs to (seed, purpose, sample index). Nothing in isogrid touches a global random state.
+"""Randomness that belongs to (seed, purpose, sample index). Nothing in isogrid leaves a global random state moved.
 
 Two sources: `generator` for whole-run draws (initial weights, shuffles), `Streams` for draws that belong to single samples and so
 must not depend on which other samples share the batch. `Streams` is counter-based (SplitMix64 over sample index and element
@@ -7,10 +7,14 @@ index), hence the same on every device, in every batch, in any order.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +42,42 @@ def generator(seed: int, *purpose: object, device: str | torch.device = "cpu") -
     True
     """
     return torch.Generator(device=device).manual_seed(derive(seed, *purpose))
+
+
+def seed_global(seed: int, *purpose: object) -> None:
+    """Set every global generator (torch on all devices in use, numpy, python) to (seed, purpose...); inside `isolated` only."""
+    value = derive(seed, *purpose)
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(value)
+    np.random.seed(value % 2**32)
+    random.seed(value)
+
+
+@contextlib.contextmanager
+def isolated(seed: int, *purpose: object) -> Iterator[None]:
+    """Inside, what draws from a global generator (dropout, say) draws from (seed, purpose...); after, all of them are as before.
+
+    >>> before = torch.get_rng_state()
+    >>> with isolated(0, "dropout"):
+    ...     first = torch.rand(3)
+    >>> with isolated(0, "dropout"):
+    ...     print(bool((first == torch.rand(3)).all()))
+    True
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    state, arrays, plain = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        seed_global(seed, *purpose)
+        yield
+    finally:
+        torch.set_rng_state(state)
+        np.random.set_state(arrays)
+        random.setstate(plain)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -64,4 +64,23 @@ def _from_file(field: str, path: Path, target: str) -> ModuleType:
     return module
 
 
-__all__ = ["load_target"]
+def source_digest(target: str) -> str:
+    """16 hexadecimal digits of the file that holds what `target` names; "" where there is none.
+
+    Pitfall: files that this file imports in turn are not looked at.
+    """
+    path = _file_of(target.rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path is not None and path.is_file() else ""
+
+
+def _file_of(place: str) -> Path | None:
+    if place.endswith(".py"):
+        return Path(place)
+    try:
+        spec = importlib.util.find_spec(place) if place else None
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+__all__ = ["load_target", "source_digest"]

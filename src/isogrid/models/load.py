@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isogrid.core import targets
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.random import derive
 from isogrid.core.targets import load_target
@@ -67,20 +67,9 @@ def source_digest(name: str) -> str:
     """
     if name in zoo.MODELS:
         return ""
-    place = Path(name) if Path(name).suffix in SUFFIXES else _file_of(name.rpartition(":")[0])
-    if place is None or not place.is_file():
-        return ""
-    return hashlib.sha256(place.read_bytes()).hexdigest()[:16]
-
-
-def _file_of(place: str) -> Path | None:
-    if place.endswith(".py"):
-        return Path(place)
-    try:
-        spec = importlib.util.find_spec(place) if place else None
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+    if Path(name).suffix in SUFFIXES:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] if Path(name).is_file() else ""
+    return targets.source_digest(name)
 
 
 def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:

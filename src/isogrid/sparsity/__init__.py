@@ -1,22 +1,34 @@
-"""Masks, criteria, allocation and pruners."""
+"""Masks, and the methods that choose them; `PRUNERS` is the registry, one row a method."""
 
-from isogrid.sparsity.allocation import ALLOCATIONS
-from isogrid.sparsity.criteria import CRITERIA, Criterion, Magnitude
-from isogrid.sparsity.masks import Masks, enforce, prunable
+from isogrid.core.registry import Registry
+from isogrid.sparsity.allocation import ALLOCATIONS, Allocation
+from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitude
+from isogrid.sparsity.dense import Dense
+from isogrid.sparsity.masks import Masks, prunable
 from isogrid.sparsity.paths import live_outputs
-from isogrid.sparsity.progressive import PRUNERS, Dense, Progressive, Pruner
+from isogrid.sparsity.progressive import Progressive
+from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training, enforce, forget
+
+PRUNERS: Registry[Pruner] = Registry("pruner", Pruner, Progressive, Dense)
 
 __all__ = [
     "ALLOCATIONS",
     "CRITERIA",
     "PRUNERS",
+    "Allocation",
+    "Batch",
     "Criterion",
     "Dense",
+    "Dynamics",
+    "Loss",
     "Magnitude",
     "Masks",
     "Progressive",
     "Pruner",
+    "Static",
+    "Training",
     "enforce",
+    "forget",
     "live_outputs",
     "prunable",
 ]

@@ -1,33 +1,51 @@
-"""Allocation: how a round's removals are spread over the layers. One function each; they see scores and masks, never the model."""
+"""Allocation: how a round's removals are spread over the layers. One small class each; they see scores and masks, never the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from isogrid.core.registry import Registry
 from isogrid.sparsity.masks import Masks
 
-Allocation = Callable[[Mapping[str, Tensor], Masks, Mapping[str, Tensor], float], Masks]
-"""(scores, masks, protected, rate) -> masks; `protected` marks weights that must stay."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation(ABC):
+    """Which weights go, given what each is worth."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def remove(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
+        """`masks` without the share `rate` of the weights alive, lowest scores first; `protected` marks weights that must stay."""
 
 
-def layer(scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
-    """Remove the share `rate` of each layer's weights still alive, lowest score first (ties: lower index first).
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer(Allocation):
+    """The share `rate` of each layer's weights still alive, lowest score first (ties: lower index first).
 
     round(rate * alive) weights go, but never a protected one.
     """
-    new = {}
-    for name, mask in masks.items():
-        removable = mask & ~protected[name]
-        count = min(int(rate * int(mask.sum()) + 0.5), int(removable.sum()))
-        candidates = removable.flatten().nonzero().squeeze(1)
-        order = torch.argsort(scores[name].flatten()[candidates], stable=True)
-        keep = mask.flatten().clone()
-        keep[candidates[order[:count]]] = False
-        new[name] = keep.view_as(mask)
-    return Masks(new)
+
+    name: ClassVar[str] = "layer"
+
+    def remove(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
+        new = {}
+        for name, mask in masks.items():
+            removable = mask & ~protected[name]
+            count = min(int(rate * int(mask.sum()) + 0.5), int(removable.sum()))
+            candidates = removable.flatten().nonzero().squeeze(1)
+            order = torch.argsort(scores[name].flatten()[candidates], stable=True)
+            keep = mask.flatten().clone()
+            keep[candidates[order[:count]]] = False
+            new[name] = keep.view_as(mask)
+        return Masks(new)
 
 
-ALLOCATIONS: dict[str, Allocation] = {"layer": layer}
+ALLOCATIONS: Registry[Allocation] = Registry("allocation", Allocation, Layer)

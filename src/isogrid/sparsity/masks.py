@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, save_tensors
@@ -113,6 +111,11 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.tensors.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
 
+    def on(self, model: nn.Module) -> Masks:
+        """The same masks on the devices of the model's parameters and in their order, which storage does not keep."""
+        self.check(model)
+        return Masks({name: self.tensors[name].to(p.device) for name, p in model.named_parameters() if name in self.tensors})
+
     def save(self, path: Path) -> None:
         """Store as safetensors."""
         save_tensors(path, self.tensors)
@@ -121,27 +124,3 @@ class Masks(Mapping[str, Tensor]):
     def load(cls, path: Path) -> Masks:
         """Read what `save` wrote; raises InputError where the file is missing or holds anything but bool tensors."""
         return cls(load_tensors(path, "masks"))
-
-
-@contextlib.contextmanager
-def enforce(masks: Masks, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Keep dead weights exactly zero after every `optimizer.step()`, whatever momentum, Adam or weight decay do; undone on exit.
-
-    Works for any torch optimizer: a hook after the step multiplies the weights by their masks. Pitfall that it avoids: masking the
-    gradient alone leaves the momentum buffer and weight decay free to revive a weight.
-    """
-    masks.apply(model)
-    parameters = dict(model.named_parameters())
-    weights: list[Tensor] = [parameters[name] for name in masks]
-    factors = [masks[name].to(device=w.device, dtype=w.dtype) for name, w in zip(masks, weights, strict=True)]
-
-    def after_step(*_: object) -> None:
-        with torch.no_grad():
-            torch._foreach_mul_(weights, factors)
-
-    handle = optimizer.register_step_post_hook(after_step)
-    try:
-        yield
-    finally:
-        handle.remove()
-        masks.apply(model)

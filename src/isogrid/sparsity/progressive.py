@@ -1,28 +1,20 @@
-"""Pruners that act between rounds of training: progressive magnitude pruning, and its control that removes nothing."""
+"""Progressive pruning: a round removes a share of the weights still alive, then the network is trained again."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.core.errors import InputError, one_of
+from isogrid.core.errors import InputError
+from isogrid.core.registry import Config
 from isogrid.sparsity.allocation import ALLOCATIONS
-from isogrid.sparsity.criteria import CRITERIA
+from isogrid.sparsity.criteria import CRITERIA, Batch, Loss, Magnitude, scores_of
 from isogrid.sparsity.masks import Masks
-
-
-class Pruner(ABC):
-    """One round of a pruning method: from a trained model and its masks to the next masks (a subset of them)."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def prune(self, model: nn.Module, masks: Masks) -> Masks:
-        """The masks of the next level; `model` is not changed."""
+from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training
 
 
 @final
@@ -39,36 +31,43 @@ class Progressive(Pruner):
     """
 
     name: ClassVar[str] = "progressive"
+    relation: ClassVar[Literal["chain", "targets"]] = "chain"
+    monotone: ClassVar[bool] = True
 
     rate: float = 1 / 3
-    criterion: str = "magnitude"
-    allocation: str = "layer"
+    criterion: Config = "magnitude"
+    allocation: Config = "layer"
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not 0 < self.rate < 1:
+        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 < self.rate < 1:
             raise InputError("rate", self.rate, "a number above 0 and below 1")
-        if self.criterion not in CRITERIA:
-            raise one_of("criterion", self.criterion, CRITERIA)
-        if self.allocation not in ALLOCATIONS:
-            raise one_of("allocation", self.allocation, ALLOCATIONS)
+        object.__setattr__(self, "criterion", CRITERIA.plain(self.criterion))
+        object.__setattr__(self, "allocation", ALLOCATIONS.plain(self.allocation))
 
-    def prune(self, model: nn.Module, masks: Masks) -> Masks:
-        scores = CRITERIA[self.criterion]().score(model)
-        return ALLOCATIONS[self.allocation](scores, masks, survivors(scores, masks), self.rate)
+    def begin(self, training: Training) -> Dynamics:
+        scores = training.score(CRITERIA.make(self.criterion))
+        return Static(training.model, self._round(scores, training.masks))
+
+    def prune(self, model: nn.Module, masks: Masks, *, batch: Batch | None = None, loss: Loss | None = None) -> Masks:
+        """The masks after one round, for a loop of your own; `model` is not changed.
+
+        `batch`, `loss`: what the criterion scores on; magnitude needs neither. Raises InputError where another criterion lacks them.
+        """
+        if self.criterion != Magnitude.name and (batch is None or loss is None):
+            raise InputError("batch, loss", None, f"samples (x, y) and a loss(model, x, y), which the criterion {self.criterion} scores on")
+        nothing = torch.empty(0), torch.empty(0)
+        criterion = CRITERIA.make(self.criterion)
+        return self._round(scores_of(criterion, model, batch or nothing, loss or _no_loss, seed=0, purpose=()), masks)
+
+    def _round(self, scores: Mapping[str, Tensor], masks: Masks) -> Masks:
+        return ALLOCATIONS.make(self.allocation).remove(scores, masks, survivors(scores, masks), self.rate)
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dense(Pruner):
-    """Remove nothing: the same rounds of training, so that each level has a dense twin of equal training, the right control."""
-
-    name: ClassVar[str] = "dense"
-
-    def prune(self, model: nn.Module, masks: Masks) -> Masks:
-        return masks
+def _no_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    raise InputError("loss", None, "a loss(model, x, y)")
 
 
-def survivors(scores: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+def survivors(scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
     """The weights that no round may remove: per layer the best alive one, in the last layer the best alive one of each output."""
     protected = {}
     last = list(masks)[-1]
@@ -79,6 +78,3 @@ def survivors(scores: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
         best[torch.arange(len(rows)), score.argmax(1)] = True
         protected[name] = (best & rows).view_as(mask)
     return protected
-
-
-PRUNERS: dict[str, type[Pruner]] = {cls.name: cls for cls in (Progressive, Dense)}

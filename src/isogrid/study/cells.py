@@ -103,13 +103,12 @@ def train(
     started = time.process_time()
     store, split = Store(Path(root)), load_split(data)
     network = build_model(model, split.train.shape, split.train.classes, seed, device)
-    masks = Masks.dense(network)
+    masks, method = Masks.dense(network), None
     if parent is not None and pruner is not None:
         before = store.read(parent)
         network.load_state_dict(before.tensors("weights"))
         masks = Masks(before.tensors("masks"))
-        settings = {k: v for k, v in pruner.items() if k != "method"}
-        masks = PRUNERS[pruner["method"]](**settings).prune(network, Masks({n: m.to(device) for n, m in masks.items()}))
+        method = PRUNERS.make({"name": pruner["method"]} | {k: v for k, v in pruner.items() if k != "method"})
     elif weights is not None:
         models.load_weights(network, Path(weights))
         masks = Masks.of_zeros(network)
@@ -120,7 +119,8 @@ def train(
             "early_stop": None if fit_config["early_stop"] is None else EarlyStop(**fit_config["early_stop"]),
         }
         x, y = split.train.x.to(device), split.train.y.to(device)
-        losses = fit(network, x, y, FitConfig(**settings), seed=seed, purpose=("level", level), masks=masks).losses
+        log = fit(network, x, y, FitConfig(**settings), seed=seed, purpose=("level", level), pruner=method, masks=masks)
+        losses, masks = log.losses, log.masks
     records, metrics = evaluate(network, split.test, device)
     metrics |= {
         "sparsity": masks.sparsity,

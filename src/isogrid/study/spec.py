@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from isogrid.training import OBJECTIVES, EarlyStop, FitConfig, OptimizerConfig
 from isogrid.verdicts.evidence import GIVEN
 
 
-def _registered(field: str, value: str, registry: dict[str, Any]) -> str:
+def _registered(field: str, value: str, registry: Mapping[str, Any]) -> str:
     if value not in registry:
         raise one_of(field, value, registry)
     return value

@@ -1,6 +1,9 @@
-"""Training: one loop and its objectives."""
+"""Training: one loop, its settings, objectives and penalties."""
 
-from isogrid.training.loop import EarlyStop, FitConfig, FitLog, OptimizerConfig, fit
-from isogrid.training.objectives import OBJECTIVES
+from isogrid.training.config import EarlyStop, FitConfig
+from isogrid.training.loop import FitLog, fit
+from isogrid.training.objectives import OBJECTIVES, Objective
+from isogrid.training.optimizers import OptimizerConfig
+from isogrid.training.penalties import PENALTIES, Penalty
 
-__all__ = ["OBJECTIVES", "EarlyStop", "FitConfig", "FitLog", "OptimizerConfig", "fit"]
+__all__ = ["OBJECTIVES", "PENALTIES", "EarlyStop", "FitConfig", "FitLog", "Objective", "OptimizerConfig", "Penalty", "fit"]

@@ -1,115 +1,40 @@
-"""The one training loop: in-memory tensors, index batches, masks enforced through the optimizer. Not here: objectives, pruning."""
+"""The one training loop: in-memory tensors, index batches, a pruner's dynamics inside. Not here: objectives, settings, pruning methods."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
-from isogrid.core.errors import InputError, ModelError, one_of
-from isogrid.core.random import generator
-from isogrid.sparsity import Masks, enforce
+from isogrid.core.errors import ModelError
+from isogrid.core.random import Streams, derive, generator, isolated, seed_global
+from isogrid.sparsity import Dynamics, Masks, Pruner, Static, Training
+from isogrid.training.config import SCHEDULES, FitConfig
 from isogrid.training.objectives import OBJECTIVES
-from isogrid.training.optimizers import FusedSGD
+from isogrid.training.penalties import PENALTIES
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerConfig:
-    """`sgd` (momentum, nesterov), `adam` or `adamw`; `lr` is the peak of the schedule."""
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.name not in ("sgd", "adam", "adamw"):
-            raise one_of("optimizer", self.name, ("sgd", "adam", "adamw"))
-        for field, value, ok, accepted in (
-            ("lr", self.lr, self.lr > 0, "a number > 0"),
-            ("momentum", self.momentum, 0 <= self.momentum < 1, "a number from 0 to below 1"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number >= 0"),
-            ("nesterov", self.nesterov, not self.nesterov or self.momentum > 0, "false where momentum is 0"),
-        ):
-            if not ok:
-                raise InputError(f"optimizer.{field}", value, accepted)
-
-    def build(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """The optimizer, with a fused step: one pass over the memory per step."""
-        if self.name == "sgd":
-            return FusedSGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay)
-        kind = Adam if self.name == "adam" else AdamW
-        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EarlyStop:
-    """Stop when the epoch's mean training loss has not fallen by `min_delta` for `patience` epochs."""
-
-    patience: int = 5
-    min_delta: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise InputError("early_stop.patience", self.patience, "an integer >= 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitConfig:
-    """Everything that decides the outcome of one `fit`, given model, data and seed."""
-
-    epochs: int = 40
-    batch_size: int = 128
-    objective: str = "natural"
-    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    optimizer: OptimizerConfig = OptimizerConfig()
-    early_stop: EarlyStop | None = None
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise InputError("epochs", self.epochs, "an integer >= 0")
-        if self.batch_size < 1:
-            raise InputError("batch_size", self.batch_size, "an integer >= 1")
-        if self.schedule not in SCHEDULES:
-            raise one_of("schedule", self.schedule, SCHEDULES)
-        if self.objective not in OBJECTIVES:
-            raise one_of("objective", self.objective, OBJECTIVES)
+SCORING = 512
+"""How many training samples, at most, a pruner's criterion sees."""
+StepLoss = Callable[[nn.Module, Tensor, Tensor, Streams], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitLog:
-    """Mean training loss per epoch, and the seconds of CPU time that the whole fit took."""
+    """What came out of one fit beside the model.
 
-    losses: tuple[float, ...]
-    cpu_seconds: float
-
-
-def one_cycle(progress: float) -> float:
-    """Learning-rate factor at `progress` in [0, 1]: cosine from 1/25 up to 1 at 30 %, cosine down to 1e-4/25 (Smith 2018).
-
-    >>> one_cycle(0.3), round(one_cycle(0.0), 3)
-    (1.0, 0.04)
+    losses: the mean training loss per epoch. masks, state: what the pruner's dynamics finished with. cpu_seconds: of the whole fit.
     """
 
-    def cosine(start: float, end: float, share: float) -> float:
-        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-    return cosine(1 / 25, 1.0, progress / 0.3) if progress <= 0.3 else cosine(1.0, 1e-4 / 25, (progress - 0.3) / 0.7)
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "one-cycle": one_cycle,
-    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-    "constant": lambda progress: 1.0,
-}
+    losses: tuple[float, ...]
+    masks: Masks
+    state: Mapping[str, Tensor]
+    cpu_seconds: float
 
 
 def fit(
@@ -120,12 +45,16 @@ def fit(
     *,
     seed: int,
     purpose: tuple[object, ...] = (),
+    pruner: Pruner | None = None,
     masks: Masks | None = None,
+    state: Mapping[str, Tensor] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> FitLog:
-    """Train `model` in place on x [N, *S], y [N]; dead weights of `masks` stay exactly zero after every step.
+    """Train `model` in place on x [N, *S], y [N]; dead weights are exactly zero in every forward pass and afterwards.
 
-    Epoch e visits the samples in the order of (seed, "shuffle", purpose, e). 4-D inputs and their convolutions run in
+    Without a pruner the masks stay as given (None: everything alive); with one, `masks` and `state` are what the parent level finished
+    with. Epoch e visits the samples in the order of (seed, "shuffle", purpose, e); what the model itself draws (dropout) comes from
+    (seed, "training", purpose, e), and the global random state is left as it was. 4-D inputs and their convolutions run in
     channels_last. `on_epoch(epoch, mean loss)` reports progress. Leaves the model in eval mode.
 
     Raises ModelError where the loss stops being finite.
@@ -133,40 +62,116 @@ def fit(
     started = time.process_time()
     if x.dim() == 4:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = config.optimizer.build(parameters)
-    loss_of, rate_at = OBJECTIVES[config.objective], SCHEDULES[config.schedule]
-    steps = math.ceil(len(y) / config.batch_size)
-    total = max(1, steps * config.epochs - 1)
-    losses: list[float] = []
+    optimizer = config.optimizer.build([p for p in model.parameters() if p.requires_grad])
     model.train()
-    with enforce(masks, model, optimizer) if masks is not None else contextlib.nullcontext():
-        for epoch in range(config.epochs):
-            order = torch.randperm(len(y), generator=generator(seed, "shuffle", *purpose, epoch)).to(x.device)
-            running = torch.zeros((), device=x.device)
-            for step, rows in enumerate(torch.split(order, config.batch_size)):
-                for group in optimizer.param_groups:
-                    group["lr"] = config.optimizer.lr * rate_at((epoch * steps + step) / total)
-                optimizer.zero_grad(set_to_none=True)
-                loss = loss_of(model, x.index_select(0, rows), y.index_select(0, rows))
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                running += loss.detach() * len(rows)
-            losses.append(running.item() / len(y))
-            if not math.isfinite(losses[-1]):
-                raise ModelError(
-                    f"training: the loss became {losses[-1]} in epoch {epoch + 1}; lower optimizer.lr (now {config.optimizer.lr:g})"
-                )
-            if on_epoch is not None:
-                on_epoch(epoch + 1, losses[-1])
-            if config.early_stop is not None and _plateau(losses, config.early_stop):
-                break
+    with isolated(seed, "training", *purpose), _loss(config, model) as loss:
+        parent = Masks.dense(model) if masks is None else masks.on(model)
+        if pruner is None:
+            dynamics: Dynamics = Static(model, parent)
+        else:
+            parent.apply(model)
+            given = {name: value.to(x.device) for name, value in (state or {}).items()}
+            dynamics = pruner.begin(_training(model, x, y, config, parent, given, optimizer, loss, seed, purpose))
+        losses = _epochs(model, x, y, config, optimizer, loss, dynamics, seed, purpose, on_epoch)
+        ended, kept = dynamics.finish()
+        ended.apply(model)
     optimizer.zero_grad(set_to_none=True)
     model.eval()
-    return FitLog(losses=tuple(losses), cpu_seconds=time.process_time() - started)
+    return FitLog(losses=tuple(losses), masks=ended, state=kept, cpu_seconds=time.process_time() - started)
 
 
-def _plateau(losses: list[float], rule: EarlyStop) -> bool:
-    if len(losses) <= rule.patience:
-        return False
-    return min(losses[-rule.patience :]) > min(losses[: -rule.patience]) - rule.min_delta
+@contextlib.contextmanager
+def _loss(config: FitConfig, model: nn.Module) -> Iterator[StepLoss]:
+    """The objective's loss, and the penalty where there is one."""
+    objective = OBJECTIVES.make(config.objective)
+    if config.penalty is None:
+        yield objective.loss
+        return
+    penalty = PENALTIES.make(config.penalty)
+    with penalty.on(model) as extra:
+        yield lambda model, x, y, streams: objective.loss(model, x, y, streams) + penalty.weight * extra()
+
+
+def _training(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    config: FitConfig,
+    masks: Masks,
+    state: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    loss: StepLoss,
+    seed: int,
+    purpose: tuple[object, ...],
+) -> Training:
+    rows = torch.randperm(len(y), generator=generator(seed, "scoring", *purpose))[:SCORING].to(x.device)
+
+    def scored(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        ids = torch.arange(len(y), device=x.device)
+        return loss(model, x, y, Streams(seed=derive(seed, "scoring", *purpose), ids=ids))
+
+    return Training(
+        model=model,
+        masks=masks,
+        state=state,
+        optimizer=optimizer,
+        steps=config.epochs * math.ceil(len(y) / config.batch_size),
+        batch=(x.index_select(0, rows), y.index_select(0, rows)),
+        loss=scored,
+        seed=seed,
+        purpose=purpose,
+    )
+
+
+def _epochs(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    config: FitConfig,
+    optimizer: Optimizer,
+    loss_of: StepLoss,
+    dynamics: Dynamics,
+    seed: int,
+    purpose: tuple[object, ...],
+    on_epoch: Callable[[int, float], None] | None,
+) -> list[float]:
+    """The steps; returns the mean loss per epoch."""
+    before_forward, after_backward, after_step = (_hook(dynamics, name) for name in ("before_forward", "after_backward", "after_step"))
+    rate_at, steps = SCHEDULES[config.schedule], math.ceil(len(y) / config.batch_size)
+    total = max(1, steps * config.epochs - 1)
+    losses: list[float] = []
+    for epoch in range(config.epochs):
+        seed_global(seed, "training", *purpose, epoch)
+        order = torch.randperm(len(y), generator=generator(seed, "shuffle", *purpose, epoch)).to(x.device)
+        running = torch.zeros((), device=x.device)
+        for step, rows in enumerate(torch.split(order, config.batch_size), epoch * steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.optimizer.lr * rate_at(step / total)
+            if before_forward is not None:
+                before_forward(step)
+            optimizer.zero_grad(set_to_none=True)
+            streams = Streams(seed=derive(seed, "objective", *purpose, step), ids=rows)
+            loss = loss_of(model, x.index_select(0, rows), y.index_select(0, rows), streams)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if after_backward is not None:
+                after_backward(step)
+            optimizer.step()
+            if after_step is not None:
+                after_step(step)
+            running += loss.detach() * len(rows)
+        losses.append(running.item() / len(y))
+        if not math.isfinite(losses[-1]):
+            raise ModelError(
+                f"training: the loss became {losses[-1]} in epoch {epoch + 1}; lower optimizer.lr (now {config.optimizer.lr:g})"
+            )
+        if on_epoch is not None:
+            on_epoch(epoch + 1, losses[-1])
+        if config.early_stop is not None and config.early_stop.reached(losses):
+            break
+    return losses
+
+
+def _hook(dynamics: Dynamics, name: str) -> Callable[[int], None] | None:
+    """The hook where the dynamics has one of its own: a step pays for no other."""
+    found: Callable[[int], None] = getattr(dynamics, name)
+    return None if getattr(type(dynamics), name) is getattr(Dynamics, name) else found

@@ -1,13 +1,18 @@
-"""SGD with a lean step. What belongs here: what a training step costs beside the model. Not here: settings, schedules."""
+"""Optimizers: which there are, and an SGD with a lean step. Not here: schedules, or what is minimised."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
+
+from isogrid.attacks.driver.parameters import require_number
+from isogrid.core.errors import InputError, one_of
 
 
 class FusedSGD(Optimizer):
@@ -64,3 +69,32 @@ class FusedSGD(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         found: Tensor = state["momentum_buffer"]
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """`sgd` (momentum, nesterov), `adam` or `adamw`; `lr` is the peak of the schedule."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adam", "adamw"):
+            raise one_of("optimizer", self.name, ("sgd", "adam", "adamw"))
+        require_number("optimizer.lr", self.lr, 0, low_open=True)
+        require_number("optimizer.momentum", self.momentum, 0, 1)
+        require_number("optimizer.weight_decay", self.weight_decay, 0)
+        if self.nesterov not in (True, False) or (self.nesterov and self.momentum == 0):
+            raise InputError("optimizer.nesterov", self.nesterov, "true or false; false where momentum is 0")
+
+    def build(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """The optimizer, with a fused step: one pass over the memory per step."""
+        if self.name == "sgd":
+            return FusedSGD(parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay)
+        kind = Adam if self.name == "adam" else AdamW
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
