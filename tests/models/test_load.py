@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import random
 import warnings
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -303,6 +305,28 @@ def test_other_shapes_two_inputs_and_foreign_files_are_refused(tmp_path):
             open_model(str(tmp_path / name), X, 3)
     with pytest.raises(InputError, match="holds its own"):
         open_model(path, X, 3, weights="w.safetensors")
+
+
+@pytest.mark.parametrize("how", ["any", "traced", "scripted"])
+def test_damaged_programs_are_programs_or_one_line(tmp_path, how):
+    name, numbers, refused = ("p.pt2" if how == "any" else "p.ts"), random.Random(how), 0
+    whole = Path(export(tmp_path / name, small(), BATCHES[how]) if how == "any" else script(tmp_path / name, small(), how)).read_bytes()
+    for _ in range(60):
+        raw = bytearray(whole)
+        for _ in range(numbers.randint(1, 3)):
+            place = numbers.randrange(len(raw))
+            raw[place : place + numbers.choice((0, 1, 1, 9))] = numbers.randbytes(numbers.choice((0, 1, 1, 3)))
+        (tmp_path / name).write_bytes(raw[: numbers.randrange(len(raw))] if numbers.random() < 0.1 else raw)
+        try:
+            open_model(str(tmp_path / name), X, 3)
+        except (InputError, ModelError) as error:
+            refused += 1
+            line = str(error)
+        else:
+            line = "model: "
+        assert line.startswith("model: ")
+        assert "\n" not in line
+    assert refused > 20
 
 
 def test_an_untrained_network_is_not_opened_as_a_trained_one(tmp_path, net):

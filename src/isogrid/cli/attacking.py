@@ -63,8 +63,9 @@ def attack_model(
     chosen = _attacks(attacks_text, eps)
     labels = None if classes is None else tuple(split_list("classes", classes, int, "labels as 1,7"))
     test = data_library.load(data, classes=labels, test=samples, hold_out=False).test
-    network = models.open_model(model, test.x, test.classes, weights=weights).to(choose_device(device, "cpu"))
-    test = test.to(choose_device(device, "cpu"))
+    place = choose_device(device, "cpu")
+    network = models.open_model(model, test.x, test.classes, weights=weights, on_note=lambda note: _say(progress_console, note)).to(place)
+    test = test.to(place)
     if out is not None:
         _store(out)
     rows: list[Row] = []
@@ -102,6 +103,10 @@ def attack_model(
         )
     if audit:
         console.print(f"audit: {audit_line(checks)} (what passed does not prove that the model is robust)", markup=False, highlight=False)
+
+
+def _say(console: Console, note: str) -> None:
+    console.print(note, markup=False, highlight=False)
 
 
 def _attacks(text: str, eps: str | None) -> list[tuple[str, Attack]]:

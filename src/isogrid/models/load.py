@@ -42,11 +42,20 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
     return _from_factory(name, shape, classes, seed)
 
 
-def open_model(name: str, x: Tensor, classes: int, *, weights: str | Path | None = None, seed: int = 0) -> nn.Module:
+def open_model(
+    name: str,
+    x: Tensor,
+    classes: int,
+    *,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> nn.Module:
     """A TRAINED model, in eval mode: a factory or built-in network with `weights`, a torch.export program (.pt2), or TorchScript.
 
-    `x` [N, *S]: some samples that it will see. A factory may bring its own weights; a built-in network needs `weights`. Raises InputError
-    where the file cannot be used and ModelError where a program gives no input gradients.
+    `x` [N, *S]: some samples that it will see. A factory may bring its own weights; a built-in network needs `weights`; what was done so
+    that they fit is told to `on_note`. Raises InputError where the file cannot be used and ModelError where a program gives no input
+    gradients.
     """
     if Path(name).suffix in SUFFIXES:
         if weights is not None:
@@ -54,7 +63,8 @@ def open_model(name: str, x: Tensor, classes: int, *, weights: str | Path | None
         return open_program(Path(name), x)
     model = build(name, tuple(x.shape[1:]), classes, seed)
     if weights is not None:
-        load_weights(model, weights)
+        for note in load_weights(model, weights):
+            on_note(f"weights: {weights}: {note}")
     elif name in zoo.MODELS:
         raise InputError("weights", "none", f"the trained weights of {name} as .safetensors; without them it is untrained")
     return model.eval()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit import optimized_execution  # type: ignore[attr-defined]
 
-from isogrid.core.errors import InputError, ModelError
+from isogrid.core.errors import InputError, IsogridError, ModelError
+from isogrid.core.files import exists, user_path
 
 EXPORTED = (".pt2",)
 SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
@@ -72,7 +73,8 @@ def open_program(path: Path, x: Tensor) -> Program:
     code; take it only from people you trust (pickled objects in it are refused all the same). Tensors made inside an
     exported graph stay on the device of the export.
     """
-    if not path.is_file():
+    path = user_path(path, "model")
+    if not exists(path):
         raise InputError("model", str(path), "the path of an existing torch.export program (.pt2) or TorchScript file")
     program = (_exported if path.suffix in EXPORTED else _scripted)(path)
     _probe(program, x[:2], path)
@@ -80,28 +82,32 @@ def open_program(path: Path, x: Tensor) -> Program:
 
 
 def _exported(path: Path) -> Program:
-    if not zipfile.is_zipfile(path):
-        raise InputError("model", str(path), "a program written by torch.export.save")
     try:
         with _quiet(), _tensors_only():
+            if not zipfile.is_zipfile(path):
+                raise ValueError("no zip archive")
             loaded = torch.export.load(path)
-            inner = loaded.module()
+            inner, rows = loaded.module(), _batch_limits(loaded, path)
+            _refuse_training_mode(loaded, path)
+    except IsogridError:
+        raise
     except Exception as error:  # a file of any other kind may raise anything
         raise InputError("model", str(path), f"a program written by torch.export.save that this torch reads ({_line(error)})") from None
-    _refuse_training_mode(loaded, path)
-    return Program(inner, _batch_limits(loaded, path))
+    return Program(inner, rows)
 
 
 def _scripted(path: Path) -> Program:
     try:
         with _quiet():
             inner = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            with contextlib.suppress(RuntimeError):  # a frozen program has no mode, and is in eval mode for good
+                inner.eval()
+            _refuse_training_script(inner, path)
+    except IsogridError:
+        raise
     except Exception as error:
         accepted = f"TorchScript written by torch.jit.save (a state_dict goes to weights, beside a factory) ({_line(error)})"
         raise InputError("model", str(path), accepted) from None
-    with contextlib.suppress(RuntimeError):  # a frozen program has no mode, and is in eval mode for good
-        inner.eval()
-    _refuse_training_script(inner, path)
     return Program(inner)
 
 
