@@ -144,3 +144,9 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
     assert not (tmp_path / "ran").exists()
     with pytest.raises(InputError, match="existing"):
         load_tensors(tmp_path / "none.safetensors", "masks")
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"level": "3"}])
+def test_no_tensors_at_all_come_back_as_none(metadata, tmp_path):
+    save_tensors(tmp_path / "state.safetensors", {}, metadata)
+    assert load_tensors(tmp_path / "state.safetensors") == {}

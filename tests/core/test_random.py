@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from isogrid.core.random import Streams, derive, generator
+from isogrid.core.random import Streams, derive, generator, isolated
 
 LEVEL = 1e-4  # every test is seeded: it either always passes or never
 
@@ -91,3 +92,35 @@ def test_no_global_state_is_touched():
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()
     assert before[2] == random.getstate()
+
+
+def _global_draws():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_isolated_gives_every_global_generator_the_seed_and_then_its_own_state_back(raises):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    found = []
+    for purpose in (("a", 1), ("a", 1), ("a", 2)):
+        with contextlib.suppress(KeyError), isolated(3, *purpose):
+            found.append(_global_draws())
+            if raises:
+                raise KeyError
+    assert found[0] == found[1]
+    assert all(a != b for a, b in zip(found[0], found[2], strict=True))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+    assert before[2] == random.getstate()
+
+
+def test_one_isolation_in_another_does_not_move_it():
+    def outer(inner):
+        with isolated(0, "outer"):
+            torch.rand(1)
+            if inner:
+                with isolated(0, "inner"):
+                    _global_draws()
+            return _global_draws()
+
+    assert outer(True) == outer(False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -22,9 +24,13 @@ def test_law_at_other_rates(rate, law):
     check_pruner(Progressive(rate=rate), [law])
 
 
+OWN = Path(__file__).with_name("own.py")
+
+
 class Broken(Pruner):
     name = "broken"
     relation = "chain"
+    monotone = True
 
     def __init__(self, script):
         object.__setattr__(self, "script", script)
@@ -47,7 +53,7 @@ def forgets_a_layer(model, masks):
 
 def writes_into_masks(model, masks):
     for mask in masks.values():
-        mask.view(-1)[0] = False
+        mask.view(-1)[0] ^= True
     return masks
 
 
@@ -63,6 +69,48 @@ def writes_into_masks(model, masks):
 def test_a_broken_pruner_breaks_its_law(script, law):
     with pytest.raises(AssertionError, match=law):
         check_pruner(Broken(script), [law])
+
+
+def own(name, **settings):
+    return PRUNERS.make({"name": f"{OWN}:{name}", **settings})
+
+
+@pytest.mark.parametrize("law", PRUNER_LAWS)
+@pytest.mark.parametrize("settings", [{}, {"rate": 0.9, "every": 1}])
+def test_a_pruner_of_ones_own_that_regrows_from_a_dense_master_obeys(settings, law):
+    check_pruner(own("Regrow", **settings), [law])
+
+
+@pytest.mark.parametrize("law", PRUNER_LAWS)
+def test_a_pruner_of_ones_own_with_a_target_obeys(law):
+    check_pruner(own("OneShot", sparsity=0.9, criterion=f"{OWN}:Taylor"), [law])
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("DeadInForward", {"dead_are_zero", "finishes_as_it_was"}),
+        ("DeadInForwardAlone", {"dead_are_zero"}),
+        ("StateIgnored", {"resumes"}),
+        ("StateNotHandedOn", {"resumes"}),
+        ("StateInTheProcess", {"resumes"}),
+        ("OtherMasks", {"finishes_as_it_was"}),
+    ],
+)
+def test_each_broken_variant_of_it_is_caught_by_its_law(name, broken):
+    found = set()
+    for law in PRUNER_LAWS:
+        try:
+            check_pruner(own(name), [law])
+        except AssertionError:
+            found.add(law)
+    assert found == broken
+
+
+def test_a_target_that_is_missed_by_two_is_caught():
+    check_pruner(own("OneShot", sparsity=0.8), ["reaches_its_target"])
+    with pytest.raises(AssertionError, match=r"sparsity 0\.8 was asked for"):
+        check_pruner(own("OneShot", sparsity=0.8, off=2), ["reaches_its_target"])
 
 
 def test_unknown_laws_are_refused():

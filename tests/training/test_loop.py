@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pydantic
 import pytest
 import torch
 from torch import nn
@@ -108,3 +109,31 @@ def test_a_loss_that_is_not_finite_ends_with_advice():
 def test_bad_settings_name_the_field(make, field):
     with pytest.raises(InputError, match=field):
         make()
+
+
+class Written(pydantic.BaseModel):
+    training: FitConfig = FitConfig()
+
+
+def test_the_settings_are_parts_of_a_specification_as_they_are():
+    given = {"epochs": 3, "penalty": {"name": "l1-weights", "weight": 0.1}, "optimizer": {"name": "adam"}, "early_stop": {"patience": 2}}
+    read = Written.model_validate({"training": given}).training
+    assert read == FitConfig(epochs=3, penalty=given["penalty"], optimizer=OptimizerConfig(name="adam"), early_stop=EarlyStop(patience=2))
+    assert Written.model_validate_json(Written(training=read).model_dump_json()).training == read
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"epoch": 3}, ("training", "epoch")),
+        ({"optimizer": {"rate": 3}}, ("training", "optimizer", "rate")),
+        ({"early_stop": {"epochs": 3}}, ("training", "early_stop", "epochs")),
+        ({"epochs": "many"}, ("training", "epochs")),
+        ({"optimizer": {"lr": float("nan")}}, ("training", "optimizer", "lr")),
+        ({"optimizer": {"lr": -1}}, ("training", "optimizer")),
+    ],
+)
+def test_unknown_keys_and_wrong_values_are_refused_there(given, where):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Written.model_validate({"training": given})
+    assert caught.value.errors()[0]["loc"] == where

@@ -113,7 +113,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Store tensors as safetensors, contiguous and on the CPU, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata=dict(metadata or {}))
+        safetensors.torch.save_file(plain, temporary, metadata=dict(metadata) if metadata else None)
 
 
 def load_tensors(path: Path, field: str = "weights") -> dict[str, Tensor]:

@@ -76,17 +76,20 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         field = field or self.field
         name, settings = _split(config)
         kind = self.kind(name, field)
-        accepted = [f.name for f in dataclasses.fields(cast(Any, kind)) if f.init] if dataclasses.is_dataclass(kind) else []
+        fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init} if dataclasses.is_dataclass(kind) else {}
         for setting in settings:
-            if not accepted:
+            if not fields:
                 raise InputError(f"{field} {name}", setting, "nothing beside the name")
-            if setting not in accepted:
-                raise one_of(f"{field} {name}", setting, accepted)
+            if setting not in fields:
+                raise one_of(f"{field} {name}", setting, fields)
+        for setting, known in fields.items():
+            if setting not in settings and known.default is known.default_factory is dataclasses.MISSING:
+                raise InputError(f"{field} {name}.{setting}", "nothing", "a value: this setting has no default")
         try:
             return kind(**settings)
         except InputError:
             raise
-        except (TypeError, ValueError) as error:  # a missing setting, or a type that the class cannot work with
+        except (TypeError, ValueError) as error:  # what a class says that does not verify its settings
             raise InputError(f"{field} {name}", settings, f"settings of the right types ({error})") from None
 
     def plain(self, config: Config, field: str = "") -> str | dict[str, Any]:

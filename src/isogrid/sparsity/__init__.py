@@ -1,7 +1,7 @@
 """Masks, and the methods that choose them; `PRUNERS` is the registry, one row a method."""
 
 from isogrid.core.registry import Registry
-from isogrid.sparsity.allocation import ALLOCATIONS, Allocation
+from isogrid.sparsity.allocation import ALLOCATIONS, Allocation, survivors
 from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitude
 from isogrid.sparsity.dense import Dense
 from isogrid.sparsity.masks import Masks, prunable
@@ -31,4 +31,5 @@ __all__ = [
     "forget",
     "live_outputs",
     "prunable",
+    "survivors",
 ]

@@ -48,4 +48,17 @@ class Layer(Allocation):
         return Masks(new)
 
 
+def survivors(scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """The weights that no round may remove: per layer the best alive one, in the last layer the best alive one of each output."""
+    protected = {}
+    last = list(masks)[-1]
+    for name, mask in masks.items():
+        rows = mask.reshape(len(mask), -1) if name == last else mask.reshape(1, -1)
+        score = scores[name].reshape(rows.shape).masked_fill(~rows, -torch.inf)
+        best = torch.zeros_like(rows)
+        best[torch.arange(len(rows)), score.argmax(1)] = True
+        protected[name] = (best & rows).view_as(mask)
+    return protected
+
+
 ALLOCATIONS: Registry[Allocation] = Registry("allocation", Allocation, Layer)

@@ -63,12 +63,12 @@ class Masks(Mapping[str, Tensor]):
     @classmethod
     def dense(cls, model: nn.Module) -> Masks:
         """Every prunable weight alive."""
-        return cls({name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()})
+        return cls({name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in prunable(model).items()})
 
     @classmethod
     def of_zeros(cls, model: nn.Module) -> Masks:
         """The masks that a pruned model's own zeros describe: alive where the weight is not exactly zero."""
-        return cls({name: weight.detach() != 0 for name, weight in prunable(model).items()})
+        return cls({name: (weight.detach() != 0).contiguous() for name, weight in prunable(model).items()})
 
     @property
     def kept(self) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-import torch
 from torch import Tensor, nn
 
 from isogrid.core.errors import InputError
 from isogrid.core.registry import Config
-from isogrid.sparsity.allocation import ALLOCATIONS
+from isogrid.sparsity.allocation import ALLOCATIONS, survivors
 from isogrid.sparsity.criteria import CRITERIA, Batch, Loss, Magnitude, scores_of
 from isogrid.sparsity.masks import Masks
 from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training
@@ -55,7 +54,7 @@ class Progressive(Pruner):
         """
         if self.criterion != Magnitude.name and (batch is None or loss is None):
             raise InputError("batch, loss", None, f"samples (x, y) and a loss(model, x, y), which the criterion {self.criterion} scores on")
-        nothing = torch.empty(0), torch.empty(0)
+        nothing = Tensor(), Tensor()
         criterion = CRITERIA.make(self.criterion)
         return self._round(scores_of(criterion, model, batch or nothing, loss or _no_loss, seed=0, purpose=()), masks)
 
@@ -65,16 +64,3 @@ class Progressive(Pruner):
 
 def _no_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     raise InputError("loss", None, "a loss(model, x, y)")
-
-
-def survivors(scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
-    """The weights that no round may remove: per layer the best alive one, in the last layer the best alive one of each output."""
-    protected = {}
-    last = list(masks)[-1]
-    for name, mask in masks.items():
-        rows = mask.reshape(len(mask), -1) if name == last else mask.reshape(1, -1)
-        score = scores[name].reshape(rows.shape).masked_fill(~rows, -torch.inf)
-        best = torch.zeros_like(rows)
-        best[torch.arange(len(rows)), score.argmax(1)] = True
-        protected[name] = (best & rows).view_as(mask)
-    return protected

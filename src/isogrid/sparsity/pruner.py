@@ -107,7 +107,8 @@ class Static(Dynamics):
         parameters = dict(model.named_parameters())
         pruned = [(parameters[name], mask) for name, mask in masks.items() if not bool(mask.all())]
         self._weights: list[Tensor] = [weight for weight, _ in pruned]
-        self._factors = [mask.to(device=weight.device, dtype=weight.dtype) for weight, mask in pruned]
+        # in the weights' own order in memory: one pass over both
+        self._factors = [torch.empty_like(weight).copy_(mask) for weight, mask in pruned]
 
     def after_step(self, step: int) -> None:
         if self._weights:

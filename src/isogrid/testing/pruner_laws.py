@@ -1,104 +1,193 @@
 """The laws that every pruner must obey, as named checks that a user can run on a pruner of their own.
 
-What belongs here: what any round of pruning must leave true. What does not: which weights are the right ones to remove.
+What belongs here: what any training under a pruner must leave true. What does not: which weights are the right ones to remove.
 """
 
 from __future__ import annotations
 
-import math
+import copy
+import dataclasses
+import tempfile
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from isogrid.core.random import generator
+from isogrid.core.files import load_tensors, save_tensors
 from isogrid.sparsity import Masks, Pruner, prunable
-from isogrid.testing.bench import randomness
 from isogrid.testing.law import Law, check, demand, laws
-from isogrid.training import FitConfig, fit
+from isogrid.testing.pruner_bench import NO_STEPS, SHORT, Parent, Read, Watched, bits, differences, levels, models, train
+from isogrid.training import OptimizerConfig
 
 _ROUNDS: Final = 30
-
-
-def _models() -> list[nn.Module]:
-    """A multi-layer perceptron and a convolutional network with normalisation and a shared weight; weights with ties and zeros."""
-    mlp = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 3))
-    shared = nn.Conv2d(4, 4, 3, padding=1)
-    conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), shared, nn.ReLU(), shared, nn.Flatten(), nn.Linear(4 * 16, 3))
-    for m, model in enumerate((mlp, conv)):
-        with torch.no_grad():
-            for i, parameter in enumerate(model.parameters()):
-                values = torch.randn(parameter.shape, generator=generator(m, "pruner laws", i)) / math.sqrt(parameter[0].numel())
-                parameter.copy_((values * 20).round() / 20 if i % 2 else values)
-        model.train()
-    return [mlp, conv]
-
-
-def _round(pruner: Pruner, model: nn.Module, masks: Masks) -> Masks:
-    """The masks that a training of no steps begins and ends with."""
-    shape = (1, 6, 6) if any(isinstance(module, nn.Conv2d) for module in model.modules()) else (12,)
-    x, y = torch.rand(8, *shape, generator=generator(0, "pruner laws")), torch.arange(8) % 3
-    return fit(model, x, y, FitConfig(epochs=0), seed=0, pruner=pruner, masks=masks).masks
-
-
-def _rounds(pruner: Pruner, model: nn.Module, count: int = _ROUNDS) -> list[Masks]:
-    """The masks of `count` rounds, the model's dead weights set to zero after each as a study does."""
-    levels = [Masks.dense(model)]
-    for _ in range(count):
-        levels.append(_round(pruner, model, levels[-1]))
-    return levels
+_OPTIMIZERS: Final = {
+    "SGD with momentum": OptimizerConfig(lr=0.05, nesterov=False, weight_decay=1e-2),
+    "SGD with Nesterov momentum": OptimizerConfig(lr=0.05, weight_decay=1e-2),
+    "Adam": OptimizerConfig(name="adam", lr=1e-2, weight_decay=1e-2),
+    "AdamW": OptimizerConfig(name="adamw", lr=1e-2, weight_decay=1e-1),
+}
 
 
 def _fits(pruner: Pruner) -> None:
-    for model in _models():
-        for masks in _rounds(pruner, model, 3):
-            demand(set(masks) == set(prunable(model)), f"masks for {sorted(masks)}, prunable are {sorted(prunable(model))}")
-            masks.check(model)
+    for model in models():
+        for log in levels(pruner, model, 3, NO_STEPS):
+            demand(set(log.masks) == set(prunable(model)), f"masks for {sorted(log.masks)}, prunable are {sorted(prunable(model))}")
+            log.masks.check(model)
+
+
+def _revived(model: nn.Module, masks: Masks) -> list[str]:
+    """The parameters of which a dead weight is not exactly zero."""
+    return [name for name, weight in prunable(model).items() if name in masks and bool(weight[~masks[name]].any())]
+
+
+def _dead_are_zero(pruner: Pruner) -> None:
+    for title, optimizer in _OPTIMIZERS.items():
+        for model in models():
+            watched = Watched(inner=pruner)
+
+            def look(*_: object, title: str = title, model: nn.Module = model, watched: Watched = watched) -> None:
+                revived = _revived(model, watched.masks) if watched.begun else []
+                demand(not revived, f"with {title}, dead weights of {revived} are not zero in a forward pass or after a step")
+
+            handle = model.register_forward_pre_hook(look)
+            log = train(watched, model, config=dataclasses.replace(SHORT, optimizer=optimizer), on_epoch=look)
+            handle.remove()
+            revived = _revived(model, log.masks)
+            demand(not revived, f"with {title}, dead weights of {revived} are not zero in what is stored")
+
+
+def _finishes_as_it_was(pruner: Pruner) -> None:
+    for model in models():
+        watched = Watched(inner=pruner)
+        last: dict[str, Tensor] = {}
+
+        def keep(model: nn.Module = model, watched: Watched = watched, last: dict[str, Tensor] = last) -> None:
+            masks = {f"masks {name}": mask.clone() for name, mask in watched.masks.items()}
+            last.update(masks | {f"weights {name}": weight.detach().clone() for name, weight in model.named_parameters()})
+
+        log = train(watched, model, on_epoch=keep)
+        found = bits(model, log)
+        changed = [name for name, value in last.items() if name not in found or not torch.equal(found[name], value)]
+        demand(not changed, f"after the last step, finishing changed the {', '.join(changed)}")
+
+
+def _reaches_its_target(pruner: Pruner) -> None:
+    wanted = getattr(pruner, "sparsity", None)
+    if not isinstance(wanted, float):
+        return
+    for model in models():
+        masks = train(pruner, model).masks
+        off = abs(masks.kept - (1 - wanted) * masks.total)
+        demand(off <= 1, f"sparsity {wanted} was asked for, and {masks.kept} of {masks.total} weights are left")
 
 
 def _monotone(pruner: Pruner) -> None:
-    for model in _models():
-        levels = _rounds(pruner, model)
-        for k, (before, after) in enumerate(pairwise(levels), 1):
+    if not pruner.monotone:
+        return
+    for model in models():
+        watched = Watched(inner=pruner)
+        seen = [Masks.dense(model)]
+        handle = model.register_forward_pre_hook(
+            lambda *_, watched=watched, seen=seen: seen.append(watched.masks) if watched.begun else None
+        )
+        parent = Parent()
+        for level in range(1, _ROUNDS + 1 if pruner.relation == "chain" else 2):
+            log = train(watched, model, parent, SHORT if level < 3 else NO_STEPS, level=level)
+            seen.append(log.masks)
+            parent = Parent.of(log)
+        handle.remove()
+        for before, after in pairwise(seen):
             back = [name for name in before if bool((after[name] & ~before[name]).any())]
-            demand(not back, f"round {k} brought weights of {back} back")
+            demand(not back, f"weights of {back} came back")
 
 
 def _keeps_classes(pruner: Pruner) -> None:
-    for model in _models():
-        masks = _rounds(pruner, model)[-1]
-        empty = [name for name in masks if not bool(masks[name].any())]
-        demand(not empty, f"after {_ROUNDS} rounds {empty} have no weight left")
-        last = masks[list(prunable(model))[-1]]
+    for model in models():
+        *_, log = levels(pruner, model, _ROUNDS, NO_STEPS)
+        empty = [name for name, mask in log.masks.items() if not bool(mask.any())]
+        demand(not empty, f"{empty} have no weight left")
+        last = log.masks[list(prunable(model))[-1]]
         lost = torch.nonzero(~last.flatten(1).any(1)).flatten().tolist()
-        demand(not lost, f"after {_ROUNDS} rounds the classes {lost} have no weight left in the last layer")
+        demand(not lost, f"the classes {lost} have no weight left in the last layer")
 
 
 def _leaves_alone(pruner: Pruner) -> None:
-    for model in _models():
-        masks, keys, before = Masks.dense(model), list(model.state_dict()), randomness()
-        bits = {name: mask.clone() for name, mask in masks.items()}
-        _round(pruner, model, masks)
+    for model in models():
+        first = train(pruner, model)
+        given = {name: value.clone() for name, value in (*first.masks.items(), *first.state.items())}
+        keys = list(model.state_dict())
+
+        def look(model: nn.Module = model, keys: list[str] = keys) -> None:
+            demand(list(model.state_dict()) == keys, "the state_dict's keys are others during the training")
+            copied = copy.deepcopy(model).state_dict()
+            demand(not differences(copied, model.state_dict()), "copy.deepcopy of the model gives other weights")
+
+        train(pruner, model, Parent.of(first), level=2, on_epoch=look)
         demand(list(model.state_dict()) == keys, "the state_dict's keys changed")
-        demand(all(p.grad is None and p.requires_grad for p in model.parameters()), "a parameter's .grad or requires_grad changed")
-        demand(all(torch.equal(bits[name], masks[name]) for name in masks), "the masks given were changed in place")
-        demand(before == randomness(), "the global random state (torch, numpy or python) moved")
+        demand(all(p.requires_grad and p.grad is None for p in model.parameters()), "a parameter's requires_grad or .grad changed")
+        hooks = [name for name, m in model.named_modules() if m._forward_pre_hooks or m._forward_hooks or m._backward_hooks]
+        demand(not hooks, f"hooks are left on the modules {hooks}")
+        changed = [name for name, value in (*first.masks.items(), *first.state.items()) if not torch.equal(value, given[name])]
+        demand(not changed, f"the masks or the state given were changed in place: {changed}")
 
 
 def _repeatable(pruner: Pruner) -> None:
     for index in range(2):
-        first, second = (_rounds(pruner, _models()[index], 5)[-1].digest() for _ in range(2))
-        demand(first == second, "two runs on equal weights give different masks")
+        found = []
+        for disturbed in (False, True):
+
+            def elsewhere(index: int = index, disturbed: bool = disturbed) -> None:
+                if disturbed:
+                    train(copy.deepcopy(pruner), models()[1 - index], level=9)
+
+            model = models()[index]
+            found.append(bits(model, train(pruner, model, on_epoch=elsewhere)))
+        changed = differences(*found)
+        demand(not changed, f"a training of another network in between changes the {', '.join(changed)}")
+
+
+def _resumes(pruner: Pruner) -> None:
+    if pruner.relation != "chain":
+        return
+    for index in range(2):
+        model = models()[index]
+        first = train(pruner, model)
+        stored, again = {"weights": model.state_dict(), "masks": first.masks, "state": first.state}, models()[index]
+        with tempfile.TemporaryDirectory() as folder:
+            for name, tensors in stored.items():
+                save_tensors(Path(folder, name), tensors)
+            weights, masks, state = (load_tensors(Path(folder, name)) for name in stored)
+        here = bits(model, train(pruner, model, Parent.of(first), level=2))
+        train(copy.deepcopy(pruner), models()[1 - index], level=9)  # what is kept outside the state is that of another network now
+        read = Read(state)
+        again.load_state_dict(weights)
+        there = bits(again, train(copy.deepcopy(pruner), again, Parent(Masks(masks), read), level=2))
+        changed = differences(here, there)
+        demand(not changed, f"through a file, the second level has other {', '.join(changed)}")
+        demand(read.seen >= set(state), f"the state {sorted(set(state) - read.seen)} is handed on, and the next level does not read it")
+        if pruner.remembers:
+            forgetful = models()[index]
+            forgetful.load_state_dict(weights)
+            without = bits(forgetful, train(pruner, forgetful, Parent(Masks(masks)), level=2))
+            demand(
+                bool(differences(here, without)),
+                "the values of dead weights are promised to the next level, and it is the same without a state",
+            )
 
 
 PRUNER_LAWS: Final[dict[str, Law[Pruner]]] = laws(
     ("fits", "the masks cover exactly the prunable weights, in their shapes", _fits),
-    ("monotone", "a removed weight never comes back", _monotone),
+    ("dead_are_zero", "dead weights are exactly zero in every forward pass and in what is stored, under any optimizer", _dead_are_zero),
+    ("finishes_as_it_was", "the masks and weights that it finishes with are those of the last step", _finishes_as_it_was),
+    ("reaches_its_target", "where a sparsity is asked for it is reached, to one weight", _reaches_its_target),
+    ("monotone", "where it is promised, a removed weight never comes back", _monotone),
     ("keeps_classes", "every layer keeps a weight, and the last layer one per class, however many rounds", _keeps_classes),
-    ("leaves_alone", "the state_dict's keys, the masks given and the global randomness are untouched", _leaves_alone),
-    ("repeatable", "equal weights give equal masks", _repeatable),
+    ("leaves_alone", "the model stays a plain module that can be copied, and the masks and the state given are untouched", _leaves_alone),
+    ("repeatable", "equal arguments give equal bits, whatever else the process trains", _repeatable),
+    ("resumes", "the next level is the same, bit for bit, through a file", _resumes),
 )
 
 

@@ -1,0 +1,121 @@
+"""Objectives and penalties, built in and of a user's own: what they add, what they draw, and that they leave no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from isogrid.core.errors import InputError
+from isogrid.core.random import generator
+from isogrid.core.targets import load_target
+from isogrid.sparsity import prunable
+from isogrid.training import OBJECTIVES, PENALTIES, FitConfig, OptimizerConfig, fit
+
+OWN = Path(__file__).with_name("own.py")
+PLAIN = OptimizerConfig(lr=0.1, momentum=0.0, nesterov=False)
+
+
+def problem(n=64):
+    g = generator(0, "problem")
+    x = torch.rand(n, 6, generator=g)
+    return x, (x @ torch.randn(6, 3, generator=g)).argmax(1)
+
+
+def network():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for i, p in enumerate(net.parameters()):
+            p.copy_(0.5 * torch.randn(p.shape, generator=generator(1, "init", i)))
+    return net
+
+
+def flat(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def train(seed=0, epochs=2, **settings):
+    net = network()
+    log = fit(net, *problem(), FitConfig(epochs=epochs, batch_size=16, **({"optimizer": PLAIN} | settings)), seed=seed)
+    return net, log
+
+
+def test_an_objective_of_ones_own_has_parameters_and_draws_per_seed_sample_and_step():
+    seen = load_target("objective", f"{OWN}:Noisy").seen
+    del seen[:]
+    config = {"name": f"{OWN}:Noisy", "sigma": 0.3}
+    nets = [train(seed, objective=config)[0] for seed in (0, 0, 1)]
+    assert torch.equal(flat(nets[0]), flat(nets[1]))
+    assert not torch.equal(flat(nets[0]), flat(nets[2]))
+    assert not torch.equal(flat(nets[0]), flat(train(objective=f"{OWN}:Noisy")[0])), "sigma has no effect"
+    first = seen[:8]  # two epochs of four steps
+    assert all(torch.equal(a, b) and torch.equal(n, m) for (a, n), (b, m) in zip(first, seen[8:16], strict=True))
+    drawn = {}
+    for epoch in (first[:4], first[4:]):
+        ids = torch.cat([ids for ids, _ in epoch])
+        assert torch.equal(ids.sort().values, torch.arange(64)), "an epoch names every sample once"
+        noise = torch.cat([noise for _, noise in epoch])[ids.argsort()]
+        drawn[len(drawn)] = noise
+        assert len(noise.flatten().unique()) == noise.numel()
+    assert not (drawn[0] == drawn[1]).any(), "two steps draw the same for a sample"
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_the_l2_penalty_is_weight_decay_on_the_weights(schedule):
+    found = []
+    for weight_decay, penalty in ((0.05, None), (0.0, {"name": "l2-weights", "weight": 0.05})):
+        net = network()
+        for name, p in net.named_parameters():
+            p.requires_grad_(name.endswith("weight"))  # decay acts on biases, too, where they are trained
+        optimizer = OptimizerConfig(lr=0.1, momentum=0.0, nesterov=False, weight_decay=weight_decay)
+        fit(net, *problem(), FitConfig(epochs=2, batch_size=16, optimizer=optimizer, schedule=schedule, penalty=penalty), seed=0)
+        found.append(flat(net))
+    torch.testing.assert_close(*found)
+    assert not torch.allclose(found[0], flat(network()))
+
+
+def test_the_l1_penalty_is_its_formula_in_loss_and_gradient():
+    net = network()
+    x, y = problem(16)
+    config = FitConfig(epochs=1, batch_size=16, optimizer=PLAIN, schedule="constant", penalty={"name": "l1-weights", "weight": 0.02})
+    expected = network()
+    size = sum(w.detach().abs().sum() for w in prunable(expected).values())
+    loss = nn.functional.cross_entropy(expected(x), y)
+    loss.backward()
+    with torch.no_grad():
+        for name, p in expected.named_parameters():
+            p -= 0.1 * (p.grad + (0.02 * p.sign() if name.endswith("weight") else 0.0))
+    log = fit(net, x, y, config, seed=0)
+    assert log.losses[0] == pytest.approx(float(loss.detach() + 0.02 * size), rel=1e-6)
+    torch.testing.assert_close(flat(net), flat(expected))
+
+
+def test_a_penalty_of_ones_own_watches_activations_and_leaves_no_hook():
+    strong = {"name": f"{OWN}:Activations", "weight": 3.0}
+    plain, less = train(epochs=20)[0], train(epochs=20, penalty=strong)[0]
+    x, _ = problem()
+    assert less[1](less[0](x)).mean() < 0.3 * plain[1](plain[0](x)).mean()
+    assert not any(m._forward_hooks for m in less.modules())
+
+
+def test_a_penalty_of_weight_0_changes_nothing():
+    assert torch.equal(flat(train()[0]), flat(train(penalty={"name": "l1-weights", "weight": 0})[0]))
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("weight", [-1, float("nan"), "much", None, True])
+def test_a_weight_that_is_none_is_refused(name, weight):
+    with pytest.raises(InputError, match=r"penalty\.weight"):
+        FitConfig(penalty={"name": name, "weight": weight})
+
+
+def test_a_penalty_needs_a_weight_and_an_objective_a_name():
+    with pytest.raises(InputError, match=r"penalty l1-weights\.weight: got nothing"):
+        FitConfig(penalty="l1-weights")
+    with pytest.raises(InputError, match="did you mean natural"):
+        FitConfig(objective="natral")
+    with pytest.raises(InputError, match="objective natural: got eps"):
+        FitConfig(objective={"name": "natural", "eps": 0.1})
+    assert set(OBJECTIVES) == {"natural"}
