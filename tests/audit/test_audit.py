@@ -39,7 +39,7 @@ from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
 from isogrid.data import Samples
-from isogrid.study.cells import evaluate
+from isogrid.study.cells.train import evaluate
 
 N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
 
@@ -328,7 +328,7 @@ def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(tr
     net, x, y = trained
     samples = Samples(x=x, y=y, classes=CLASSES)
     for model, code in ((net, None), (Noisy(net), "IG004"), (Then(net, quantised), "IG001")):
-        frame, metrics = evaluate(model, samples, "cpu")
+        frame, metrics = evaluate(model, samples)
         clean = CleanRecord(
             label=frame["label"].to_numpy(),
             prediction=frame["prediction"].to_numpy(),
@@ -343,6 +343,6 @@ def test_every_level_of_a_study_records_what_the_audit_wants_of_clean_samples(tr
 def test_logits_that_are_not_finite_somewhere_leave_a_level_that_can_be_stored(trained):
     net, x, y = trained
     broken = Then(net, after=lambda z: torch.where(torch.arange(len(z))[:, None] == 30, torch.nan, z))
-    _, metrics = evaluate(broken, Samples(x=x, y=y, classes=CLASSES), "cpu")
+    _, metrics = evaluate(broken, Samples(x=x, y=y, classes=CLASSES))
     assert metrics["repeat_difference"] is None
     canonical(metrics)

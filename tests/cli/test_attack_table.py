@@ -14,7 +14,7 @@ from isogrid.cli.attacking import Row, attack_table
 from isogrid.core.files import save_tensors
 from isogrid.data import load
 from isogrid.models import build
-from isogrid.study.attack_spec import AttackSpec
+from isogrid.study.spec import AttackSpec
 
 FIXED = {"r_inf": 0.1234, "zero_gradient": 0.0, "success_rate": 0.8}
 MINIMAL = {"r_2": 1.2345, "median_distance": 1.1, "zero_gradient": 0.5}

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from isogrid.attacks import config_of, make
+from isogrid.attacks import make
 from isogrid.attacks.naming import attack_id
 from isogrid.audit import CHECKS
 from isogrid.study.auditing import audit_study
-from isogrid.study.levels import Attacked, Family, Level
-from isogrid.study.plans import LevelPlan
-from isogrid.study.probes import attack_cell
+from isogrid.study.cells import Architecture, Audit, Data, Train, about
+from isogrid.study.levels import Finished
+from isogrid.study.plan import LevelPlan
+from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.records import About, Attacked, Level
 
 N = 200
-KINDS = {"progressive": "pruned", "dense": "twin"}
+ARM = Arm(data="made-up", model="net", objective="natural", pruner="progressive")
+DATA = Data(name="made-up", train=None, test=None, classes=None, content="", counts=(1, 1))
+TRAIN = Train(data=DATA, model=Architecture(name="net", source=""), seed=0, level=0, fit=None, pruner=None, parent=None, of="net")
 
 
-def findings_of(grouped: Sequence[Family]) -> list[dict[str, Any]]:
-    return audit_study(grouped)["audit"]
+def findings_of(levels: Sequence[Finished]) -> list[dict[str, Any]]:
+    return audit_study(levels)["audit"]
 
 
-def attacked(config: dict[str, Any], broken: int, *, rows: Sequence[int] = range(N), before: tuple[str, ...] = ()) -> tuple[Any, Attacked]:
+def attacked(config: dict[str, Any], broken: int, *, rows: Sequence[int] = range(N), partial: bool = False) -> tuple[About, Attacked]:
     """An attack, planned and finished, on `rows` of the 200 correct samples, of which it turned those below `broken`."""
     made = make(config)
-    cell = attack_cell(made, attack_id(made), "", config_of(made), before=before)
+    told = about(attack_id(made), made, partial=partial)
     index = np.asarray(rows)
     success = index < broken
     records = pd.DataFrame(
@@ -44,30 +49,29 @@ def attacked(config: dict[str, Any], broken: int, *, rows: Sequence[int] = range
             "backwards": np.full(len(index), 0 if made.gradient_free else 1),
         }
     )
-    told = {name: getattr(cell, name) for name in ("id", "norm", "domain", "eps", "gradient_free")}
-    return cell, Attacked(**told, name=config["name"], partial=bool(before), records=records)
+    return told, Attacked(about=told, records=records)
 
 
-def level(number: int, seed: int = 0, *attacks: Any, method: str = "progressive", probed: Any = (), **clean: Any) -> Level:
+def level(number: int, seed: int = 0, *attacks: Any, method: str = "progressive", probed: Any = (), **clean: Any) -> Finished:
     """One finished level with healthy clean samples, but for `clean`."""
     frame = pd.DataFrame({"label": np.arange(N) % 2, "prediction": np.arange(N) % 2, "margin": np.ones(N), "reach": np.full(N, 0.1)})
     metrics = {"sparsity": 0.1 * number, "rounding": 2.0**-23, "probabilities": False, "repeat_difference": 0.0, "dead_outputs": 0}
-    cells = tuple(cell for cell, _ in attacks)
-    return Level(
-        plan=LevelPlan(model="net", method=method, seed=seed, level=number, train="", attacks=cells, theory=None, audit=None),
-        metrics=metrics,
-        clean=frame.assign(**clean),
-        attacks={found.id: found for _, found in attacks},
-        theory=[],
-        probed=dict(probed),
+    arm = ARM if method == "progressive" else ARM.dense_control
+    place = {"arm": arm, "seed": seed, "level": number, "round": number}
+    found = {one.about.id: one for _, one in attacks}
+    probe = (
+        Audit(network=TRAIN, attacks=(), samples=1, gradients=1.0),
+        SimpleNamespace(metrics={"findings": (), "checks": ()} | dict(probed)),
+    )
+    return Finished(
+        plan=LevelPlan(**place, train=TRAIN),
+        level=Level(**place, metrics=metrics, clean=frame.assign(**clean), planned=tuple(one for one, _ in attacks), attacks=found),
+        cells=(probe,) if probed else (),  # type: ignore[arg-type]
     )
 
 
-def families(*levels: Level) -> list[Family]:
-    split: dict[str, dict[tuple[int, int], Level]] = {"pruned": {}, "twin": {}}
-    for one in levels:
-        split[KINDS[one.plan.method]][one.plan.seed, one.plan.level] = one
-    return [Family(model=None, method="progressive", seeds=(0, 1), **split)]  # type: ignore[arg-type]
+def studied(*levels: Finished) -> list[Finished]:
+    return list(levels)
 
 
 def wide(count: int) -> np.ndarray:
@@ -77,7 +81,7 @@ def wide(count: int) -> np.ndarray:
 
 def test_a_finding_is_told_once_with_all_its_places_and_the_worst_detail() -> None:
     found = findings_of(
-        families(
+        studied(
             level(0, 0, margin=wide(10)),
             level(1, 0, margin=wide(50)),
             level(1, 1, margin=wide(20)),
@@ -97,7 +101,7 @@ def test_findings_about_different_attacks_stay_apart() -> None:
         {"code": "IG006", "severity": "warning", "title": "", "detail": f"{about}", "remedy": "", "about": about, "share": share}
         for about, share in (("pgd@0.1", 0.02), ("cw", 0.3))
     ]
-    found = findings_of(families(level(0, 0, probed={"findings": probed}), level(4, 0, probed={"findings": probed[:1]})))
+    found = findings_of(studied(level(0, 0, probed={"findings": probed}), level(4, 0, probed={"findings": probed[:1]})))
     assert [(f["about"], f["levels"]) for f in found] == [("cw", [0]), ("pgd@0.1", [0, 4])]
 
 
@@ -105,13 +109,13 @@ FGS, APGD, SQUARE = ({"name": name, "eps": 0.1} for name in ("fgs", "apgd-t", "s
 
 
 def found_codes(*attacks: Any) -> set[str]:
-    return {finding["code"] for finding in findings_of(families(level(0, 0, *attacks)))}
+    return {finding["code"] for finding in findings_of(studied(level(0, 0, *attacks)))}
 
 
 def test_what_an_attack_on_survivors_breaks_is_broken_by_gradients() -> None:
     fgs, wins = attacked(FGS, 100), attacked(SQUARE, 150)
-    assert found_codes(fgs, attacked(APGD, 150, rows=range(100, N), before=("",)), wins) == set()
-    assert found_codes(fgs, attacked(APGD, 140, rows=range(100, N), before=("",)), wins) == {"IG005"}
+    assert found_codes(fgs, attacked(APGD, 150, rows=range(100, N), partial=True), wins) == set()
+    assert found_codes(fgs, attacked(APGD, 140, rows=range(100, N), partial=True), wins) == {"IG005"}
 
 
 def test_a_study_is_not_accused_where_no_strong_attack_was_run() -> None:
@@ -126,7 +130,7 @@ def test_a_study_is_not_accused_where_no_strong_attack_was_run() -> None:
 def test_a_check_is_passed_only_where_it_was_made() -> None:
     attacks = [attacked({"name": "pgd", "eps": 0.1}, 100), attacked(SQUARE, 100)]
     probed = {"checks": [{"code": "IG006", "state": "passed", "gap": ""}, {"code": "IG005", "state": "not checked", "gap": "none"}]}
-    checks = audit_study(families(level(0, 0, *attacks, probed=probed), level(1, 0, *attacks), level(1, 1)))["audit_checks"]
+    checks = audit_study(studied(level(0, 0, *attacks, probed=probed), level(1, 0, *attacks), level(1, 1)))["audit_checks"]
 
     def told(code: str) -> list[tuple[Any, ...]]:
         return [(c["state"], c["networks"], c["levels"], c["seeds"]) for c in checks if c["code"] == code]
@@ -142,7 +146,7 @@ def test_a_check_is_passed_only_where_it_was_made() -> None:
 def test_a_grid_of_budgets_is_a_check_that_success_grows() -> None:
     def ig007(name: str, *counts: int) -> list[str]:
         grid = [attacked({"name": name, "eps": 0.1 * (k + 1)}, count) for k, count in enumerate(counts)]
-        return [c["state"] for c in audit_study(families(level(0, 0, *grid)))["audit_checks"] if c["code"] == "IG007"]
+        return [c["state"] for c in audit_study(studied(level(0, 0, *grid)))["audit_checks"] if c["code"] == "IG007"]
 
     assert ig007("pgd", 50, 100) == ["passed"]
     assert ig007("pgd", 100, 90, 150) == ["found"]

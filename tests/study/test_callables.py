@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from isogrid.study.planning import plan
 from isogrid.study.run import missing, run_study
 from isogrid.study.spec import Spec
-from isogrid.study.tasks import plan
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -50,9 +50,9 @@ def test_a_callable_stands_in_the_tables_beside_ours(tmp_path: Path) -> None:
         assert len(rates) == 2
         assert rates["mine@0.1"] == pytest.approx(rates["fgs@0.1"])  # one signed step, ours and theirs
     spec = Spec.parse(TINY | {"attacks": attacks})
-    assert missing(plan(spec, tmp_path / "out"), tmp_path / "out") == []
+    assert missing(plan(spec), tmp_path / "out") == []
     file.write_text(STEP.replace("x + eps", "x - eps"))
-    changed = missing(plan(spec, tmp_path / "out"), tmp_path / "out")
+    changed = missing(plan(spec), tmp_path / "out")
     assert changed
     assert all(task.key.startswith("attack-") for task in changed)  # the edited file's cells, and no training
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from isogrid.attacks import ATTACKS
-from isogrid.study.levels import Attacked, Family, Level
-from isogrid.study.measures import ENVELOPE, SHARED, STRENGTH, evidence_of, headlines
-from isogrid.study.plans import AttackCell, LevelPlan
-from isogrid.study.tables import _envelope_rows, _envelopes, _point, curves
+from isogrid.study.cells.attack import strength
+from isogrid.study.curves import _point, curves, envelopes
+from isogrid.study.tables import _envelope_rows
+from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.evidence import primaries
+from isogrid.verdicts.measures import evidence_of, headlines
+from isogrid.verdicts.records import About, Attacked, Family, Level
 
 N = 40
 KINDS = {
@@ -25,6 +26,14 @@ KINDS = {
     "cw": ("l2", None),
     "ddn": ("l2", None),
 }
+
+
+ARM = Arm(data="made-up", model="m", objective="natural", pruner="progressive")
+
+
+def _about(name):
+    norm, eps = KINDS[name]
+    return About(id=name, name=name, norm=norm, domain="box", eps=eps, role="strong", gradients=1.0, strength=strength(name))
 
 
 def _attacked(name, samples, rng):
@@ -42,23 +51,24 @@ def _attacked(name, samples, rng):
             "zero_gradient": False,
         }
     )
-    return Attacked(id=name, name=name, norm=norm, domain="box", eps=eps, gradient_free=False, partial=False, records=records)
+    return Attacked(about=_about(name), records=records)
 
 
-def _level(method, seed, number, attacks, rng):
-    cells = [
-        AttackCell(id=name, key=name, config={}, norm=KINDS[name][0], domain="box", eps=KINDS[name][1], gradient_free=False, samples=n)
-        for name, n in attacks.items()
-    ]
-    plan = LevelPlan(model="m", method=method, seed=seed, level=number, train="", attacks=tuple(cells), theory=None, audit=None)
-    clean = pd.DataFrame({"label": np.zeros(N, int), "prediction": np.zeros(N, int)})
-    met = {name: _attacked(name, n, rng) for name, n in attacks.items()}
-    metrics = {"collapsed": False, "sparsity": 1 - (2 / 3) ** number}
-    return Level(plan=plan, metrics=metrics, clean=clean, attacks=met, theory=[], probed=[])
+def _level(arm, seed, number, attacks, rng):
+    return Level(
+        arm=arm,
+        seed=seed,
+        level=number,
+        round=number,
+        metrics={"collapsed": False, "sparsity": 1 - (2 / 3) ** number},
+        clean=pd.DataFrame({"label": np.zeros(N, int), "prediction": np.zeros(N, int)}),
+        planned=tuple(map(_about, attacks)),
+        attacks={name: _attacked(name, n, rng) for name, n in attacks.items()},
+    )
 
 
-def family(sparse, twin=None, levels=(0, 1, 2, 3), seeds=(0, 1)):
-    """A made-up family: `sparse`, `twin` map attacks to their number of samples; a pair (samples, levels) restricts an attack to levels."""
+def family(sparse, control=None, levels=(0, 1, 2, 3), seeds=(0, 1)):
+    """A made-up family: `sparse`, `control` map attacks to their number of samples; a pair (samples, levels) restricts one."""
     rng = np.random.default_rng(0)
 
     def at(attacks, level):
@@ -66,11 +76,11 @@ def family(sparse, twin=None, levels=(0, 1, 2, 3), seeds=(0, 1)):
         return {name: n for name, (n, where) in pairs.items() if level in where}
 
     return Family(
-        model=SimpleNamespace(data={"name": "made-up", "classes": None}, spec=SimpleNamespace(title="m"), linear=False),
-        method="progressive",
+        arm=ARM,
+        linear=False,
         seeds=seeds,
-        pruned={(s, k): _level("progressive", s, k, at(sparse, k), rng) for s in seeds for k in levels},
-        twin={(s, k): _level("dense", s, k, at(twin, k), rng) for s in seeds for k in levels[1:]} if twin else {},
+        pruned={(s, k): _level(ARM, s, k, at(sparse, k), rng) for s in seeds for k in levels},
+        control={(s, k): _level(ARM.dense_control, s, k, at(control, k), rng) for s in seeds for k in levels[1:]} if control else {},
     )
 
 
@@ -84,8 +94,8 @@ FAMILIES = {
     "everything everywhere": family({"fgs": N, "pgd": N, "cw": N, "ddn": N}, {"fgs": N, "pgd": N, "cw": N, "ddn": N}),
     "few samples": family({"fgs": 12, "pgd": 12}, {"fgs": 12, "pgd": 12}),
     "fixed budget beside minimum norm": family({"pgd-l2": N, "cw": 12}, {"pgd-l2": N, "cw": 12}),
-    "the twin met fewer": family({"fgs": N, "square": N, "pgd": N}, {"fgs": N, "square": N}),
-    "the twin met one": family({"fgs": N, "pgd": N}, {"fgs": N}),
+    "the control met fewer": family({"fgs": N, "square": N, "pgd": N}, {"fgs": N, "square": N}),
+    "the control met one": family({"fgs": N, "pgd": N}, {"fgs": N}),
     "on some levels only": family({"fgs": N, "pgd": N, "square": (N, (0, 2))}),
     "two attacks on some levels only": family({"fgs": N, "square": (N, (0, 2))}),
 }
@@ -110,20 +120,20 @@ def test_page_and_frontier_agree(name):
         if "envelope" not in attack:
             continue
         for level, point in points.items():
-            source = one.pruned if method == "progressive" else one.twin
-            rows = [row for s in one.seeds for row in _envelope_rows(source[s, level], _envelopes(one)) if row[:2] == (metric, attack)]
+            source = one.pruned if method == "progressive" else one.control
+            rows = [row for s in one.seeds for row in _envelope_rows(source[s, level], envelopes(one)) if row[:2] == (metric, attack)]
             assert np.mean([row[5] for row in rows]) == pytest.approx(point["mean"])
             assert {row[6] for row in rows} == {point["n"]}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_contrasts_rest_on_met_the_same_attacks_on_every_level_and_on_the_twin(name):
+def test_what_contrasts_rest_on_met_the_same_attacks_on_every_level_and_on_the_control(name):
     one = FAMILIES[name]
     for measure in evidence_of(one).measures:
         if "envelope" in measure.attack:
             over = {tuple(c["over"]) for c in curves(one, evidence_of(one)) if c["attack"] == measure.attack.replace(" ", "-")}
             assert all(
-                set(some) <= set(level.attacks) for some in over for level in (*one.pruned.values(), *one.twin.values()) if level.attacks
+                set(some) <= set(level.attacks) for some in over for level in (*one.pruned.values(), *one.control.values()) if level.attacks
             )
             assert not np.isnan(measure.values).all(2).any()
             assert measure.control_values is None or not np.isnan(measure.control_values).all(2).any()
@@ -145,26 +155,22 @@ def test_a_distance_speaks_of_samples_that_a_minimum_norm_attack_saw():
     assert found["progressive", "envelope", "robust_accuracy"][0]["n"] == N
 
 
-def test_an_envelope_that_the_twin_has_not_met_goes_by_its_name():
-    one = FAMILIES["the twin met fewer"]
+def test_an_envelope_that_the_control_has_not_met_goes_by_its_name():
+    one = FAMILIES["the control met fewer"]
     assert primaries(evidence_of(one).measures)["linf"].name == "shared-envelope-linf-box@0.1"
     found = drawn(one)
     assert ("dense", "envelope", "r_inf") not in found
     assert set(found["dense", "shared-envelope", "r_inf"]) == {1, 2, 3}
     assert list(headlines(FAMILIES["everything everywhere"])) == []
-    assert primaries(evidence_of(FAMILIES["the twin met one"]).measures)["linf"].name == "fgs"
+    assert primaries(evidence_of(FAMILIES["the control met one"]).measures)["linf"].name == "fgs"
     assert primaries(evidence_of(FAMILIES["on some levels only"]).measures)["linf"].attack == "shared envelope"
-
-
-def test_the_order_of_strength_names_attacks_that_exist():
-    assert {name for names in STRENGTH for name in names} <= set(ATTACKS) | {ENVELOPE, SHARED}
 
 
 def test_a_void_mean_is_no_figure_but_its_median_is():
     distance = np.tile(np.linspace(0.1, 1, 20), (3, 1))
     distance[:, 15:] = math.inf
     one = FAMILIES["everything everywhere"]
-    point = _point(one, evidence_of(one), 1, distance, kind="distance")
+    point = _point(evidence_of(one), 1, distance, kind="distance")
     assert (point["void"], point["mean"], point["low"], point["failed"], point["attacked"]) == (True, None, None, 15, 60)
     assert point["median"] == pytest.approx(np.median(distance[0]))
 
@@ -174,14 +180,15 @@ def test_intervals_of_shares_stay_within_their_limits(share):
     one = FAMILIES["everything everywhere"]
     values = (np.random.default_rng(1).random((3, 50)) < share).astype(float)
     values[0, :5] = 1 - values[0, :5]
-    point = _point(one, evidence_of(one), 1, values)
+    point = _point(evidence_of(one), 1, values)
     assert 0 <= point["low"] <= point["mean"] <= point["high"] <= 1
 
 
 def test_what_the_driver_accepted_within_a_budget_is_within_it_in_any_unit():
     records = pd.DataFrame({"sample": [0, 1, 2], "distance": [0.1275 + 3e-5, np.inf, 0.0]})  # one rounding beyond eps, in a box of 255
-    made = Attacked(id="fgs", name="fgs", norm="linf", domain="box", eps=0.1275, gradient_free=False, partial=False, records=records)
+    about = dataclasses.replace(_about("fgs"), eps=0.1275)
+    made = Attacked(about=about, records=records)
     distance = made.distances(4)
     assert distance[:3].tolist() == [0.1275, np.inf, 0.0]
     assert np.isnan(distance[3])
-    assert not distance[0] > made.eps
+    assert not distance[0] > about.eps

@@ -14,9 +14,9 @@ from isogrid.cli import main
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, read_json, save_tensors
 from isogrid.models import build
+from isogrid.study.planning import plan
 from isogrid.study.run import missing, open_study, run_study, write_study_tables
 from isogrid.study.spec import Spec
-from isogrid.study.tasks import plan
 
 TABLES = ("frontier.csv", "claims.json", "summary.json", "plan.json", "timings.csv", "gallery.safetensors", "report.html")
 FACTORY = "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
@@ -137,25 +137,25 @@ def test_a_network_needs_its_factory_and_says_so(home):
 
 def test_a_second_run_with_changed_sources_computes_anew_and_mixes_nothing(home):
     out, spec = home / "out", Spec.parse(STUDY)
-    before = {level.train for level in open_study(out).plan.levels}
+    before = {level.train.key for level in open_study(out).plan.levels}
     cells = {path.name for path in (out / "cells").iterdir()}
     factory_edited(home)
-    todo = missing(plan(spec, out), out)
-    assert len(todo) == len(plan(spec, out).tasks)
+    todo = missing(plan(spec), out)
+    assert len(todo) == len(plan(spec).cells)
     run_study(spec, out)
-    assert not before & {level.train for level in open_study(out).plan.levels}
+    assert not before & {level.train.key for level in open_study(out).plan.levels}
     assert cells < {path.name for path in (out / "cells").iterdir()}
     assert len(open_study(out).frontier()) > 20
     sources(home / "work")
-    assert missing(plan(spec, out), out) == []
+    assert missing(plan(spec), out) == []
 
 
 def test_the_stored_plan_is_the_plan(home):
-    stored, fresh = open_study(home / "out").plan, plan(Spec.parse(STUDY), home / "out")
+    stored, fresh = open_study(home / "out").plan, plan(Spec.parse(STUDY))
     assert stored.levels == fresh.levels
     assert stored.transfers == fresh.transfers
-    assert [(task.key, task.label) for task in stored.tasks] == [(task.key, task.label) for task in fresh.tasks]
-    assert [m.spec for m in stored.models] == [m.spec for m in fresh.models]
+    assert stored.cells == fresh.cells
+    assert stored.networks == fresh.networks
     text = (home / "out" / "plan.json").read_text()
     assert str(home) not in text
     assert str(home.parent) not in text
@@ -205,4 +205,4 @@ def test_tolerances_may_be_edited_because_no_cell_depends_on_them(home):
     path.write_text(yaml.safe_dump(edited))
     write_study_tables(open_study(home / "out"))
     assert read_json(home / "out" / "summary.json")["tolerance"]["accuracy"] == 0.5
-    assert json.loads((home / "out" / "plan.json").read_text())["plan"] == 1
+    assert json.loads((home / "out" / "plan.json").read_text())["plan"] == 2

@@ -17,9 +17,9 @@ import torch
 
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, read_json
+from isogrid.study.planning import plan
 from isogrid.study.run import forecast, missing, open_study, run_study
 from isogrid.study.spec import Spec
-from isogrid.study.tasks import plan
 
 SMALL = {
     "name": "small",
@@ -70,7 +70,7 @@ def test_a_second_run_computes_nothing_and_another_attack_retrains_nothing(finis
     run_study(Spec.parse(SMALL), finished.folder, workers=1, on_event=started.append)
     assert started == []
     more = SMALL | {"attacks": [*SMALL["attacks"], {"name": "rfgs", "eps": 0.1}]}
-    todo = missing(plan(Spec.parse(more), finished.folder), finished.folder)
+    todo = missing(plan(Spec.parse(more)), finished.folder)
     assert todo
     assert {task.key.split("-")[0] for task in todo} == {"attack"}
     assert {task.label.split("@")[0] for task in todo} == {"rfgs"}
@@ -87,13 +87,13 @@ def test_a_second_run_computes_nothing_and_another_attack_retrains_nothing(finis
     ],
 )
 def test_no_cell_of_another_configuration_is_taken(finished, change):
-    other = plan(Spec.parse(SMALL | change), finished.folder)
-    assert len(missing(other, finished.folder)) == len(other.tasks)
+    other = plan(Spec.parse(SMALL | change))
+    assert len(missing(other, finished.folder)) == len(other.cells)
 
 
 def test_more_rounds_and_more_seeds_keep_what_is_there(finished):
     spec = Spec.parse(SMALL | {"seeds": 3, "pruning": SMALL["pruning"] | {"rounds": 5}})
-    todo = missing(plan(spec, finished.folder), finished.folder)
+    todo = missing(plan(spec), finished.folder)
     assert all("seed 2" in task.label or "level 5" in task.label or task.key.startswith("transfer") for task in todo)
 
 
@@ -203,12 +203,12 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 def test_the_forecast_counts_what_is_missing(finished, tmp_path):
-    study = plan(Spec.parse(SMALL), tmp_path)
+    study = plan(Spec.parse(SMALL))
     fresh, done = forecast(study, tmp_path, 2), forecast(study, finished.folder, 2)
-    assert fresh.tasks == len(study.tasks)
+    assert fresh.cells == len(study.cells)
     assert fresh.finished == 0
     assert 0 < fresh.seconds < 3600
-    assert done.finished == done.tasks
+    assert done.finished == done.cells
     assert done.seconds == 0
 
 

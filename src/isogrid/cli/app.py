@@ -102,7 +102,7 @@ def run(
     from isogrid.engines import local
 
     if not dry_run:  # workers' libraries and this process's own load side by side
-        local.warm_up(["isogrid.study.cells"])
+        local.warm_up(["isogrid.study.run"])
     from isogrid.cli.flags import specification
     from isogrid.cli.running import carry_out
 

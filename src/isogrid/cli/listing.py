@@ -31,4 +31,4 @@ def _first_line(thing: object) -> str:
 def _describe(spec: Spec) -> str:
     models = ", ".join(model.title for model in spec.models)
     attacks = ", ".join(attack.name for attack in spec.attacks)
-    return f"{models}; {spec.seeds} seeds, {spec.pruning.rounds} rounds; {attacks}"
+    return f"{models}; {spec.seeds} seeds, {max(one.rounds for one in spec.prunings)} rounds; {attacks}"

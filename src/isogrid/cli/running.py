@@ -17,12 +17,12 @@ from rich.text import Text
 from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.files import read_json
 from isogrid.engines import Event
-from isogrid.study.plans import Plan
+from isogrid.study.plan import Plan
+from isogrid.study.planning import plan
 from isogrid.study.reading import read_yaml
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
 from isogrid.study.spec import ModelSpec, Spec
 from isogrid.study.store import Store
-from isogrid.study.tasks import plan
 
 
 def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_json: bool, console: Console) -> None:
@@ -30,7 +30,7 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
     count = len(os.sched_getaffinity(0)) if workers is None else workers
     if count < 1:
         raise InputError("workers", workers, "an integer >= 1")
-    study = plan(spec, out.resolve())
+    study = plan(spec)
     expected = forecast(study, out.resolve(), count)
     if dry_run:
         _print_plan(study, expected, out, count, as_json)
@@ -45,7 +45,7 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
         )
     source = ", ".join([spec.data.name, *map(_given_files, spec.models)])
     if not all(model.checkpoints for model in spec.models):
-        source += f", {spec.seeds} seeds, {spec.pruning.rounds} rounds"
+        source += f", {spec.seeds} seeds, {max(one.rounds for one in spec.prunings)} rounds"
     todo = f"{expected.tasks - expected.finished} of {expected.tasks} tasks to do, about {pretty_seconds(expected.seconds)}"
     console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False)
     started = time.monotonic()

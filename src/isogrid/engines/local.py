@@ -168,6 +168,8 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
         if torch.get_num_threads() != task.threads:
             torch.set_num_threads(task.threads)
         try:
+            if task.gpus and not torch.cuda.is_available():
+                raise IsogridError("device: got cuda, which this worker cannot use; accepted: cpu, or a machine with a CUDA device")
             task.function(**task.arguments)
             reason = trace = ""
         except IsogridError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,8 +12,8 @@ class Task:
     """One cell of a study.
 
     `function(**arguments)` runs in a worker and stores its own result, whole or not at all, under `key`. `needs` are the keys that
-    must be finished before. `threads` belong to the key's configuration. `cost` is the expected time in seconds, used for order,
-    forecasts and progress only.
+    must be finished before. `threads` belong to the key's configuration, `gpus` it has to have beside them. `cost` is the expected
+    time in seconds, used for order,    forecasts and progress only.
     """
 
     key: str
@@ -22,6 +22,7 @@ class Task:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     threads: int = 1
+    gpus: int = 0
     cost: float = 1.0
 
 
@@ -32,3 +33,9 @@ class Event:
     kind: Literal["started", "finished", "retried", "failed", "skipped"]
     task: Task
     reason: str = ""
+
+
+class Engine(Protocol):
+    """Runs a graph of tasks with so many workers, tells what happens, and returns the failures in the order of the tasks."""
+
+    def __call__(self, tasks: Iterable[Task], *, workers: int, on_event: Callable[[Event], None]) -> list[Event]: ...

@@ -247,3 +247,10 @@ def envelope(attacks: Sequence[Distances]) -> Envelope:
     names = np.array([a.attack for a in attacks])[filled.argmin(0)]
     winner = np.where(np.isfinite(distance) & (distance > 0), names, "")
     return Envelope(norm=attacks[0].norm, domain=attacks[0].domain, distance=distance, winner=winner)
+
+
+def metric_name(metric: str, norm: str) -> str:
+    """r_inf is accuracy under an l_inf budget and r_2 a mean l2 distance; in the other norm they go by their plain names."""
+    if metric == "r_inf" and norm != "linf":
+        return "robust_accuracy"
+    return "mean_distance" if metric == "r_2" and norm != "l2" else metric

@@ -12,53 +12,57 @@ import pandas as pd
 
 from isogrid.audit import Audit, examine_level
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, observed
-from isogrid.audit.roles import Role, role_of_config
-from isogrid.study.levels import Attacked, Family, Level
-from isogrid.study.plans import AttackCell
+from isogrid.study import cells
+from isogrid.study.levels import Finished
+from isogrid.verdicts.records import Attacked, Level
 
 GRAVITY = {"error": 0, "warning": 1, "info": 2}
 STATES = ("found", "passed", "not checked")
 """From what weighs most: a level counts as checked where its own records or its probes could be judged."""
 
 
-def audit_study(grouped: Sequence[Family]) -> dict[str, list[dict[str, Any]]]:
-    """`audit`: the findings of all levels and seeds; `audit_checks`: what became of every rule on them, as the summary holds both."""
-    levels = [level for family in grouped for source in (family.pruned, family.twin) for level in source.values()]
-    own = [(level, examine_level(_inputs(level))) for level in levels]
+def audit_study(levels: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
+    """`audit`: the findings of all levels and seeds; `audit_checks`: what became of every check on them, as the summary holds both."""
+    own = [(one, examine_level(_inputs(one.level))) for one in levels]
     return {"audit": _findings(own), "audit_checks": _checks(own)}
 
 
-def _findings(audits: Sequence[tuple[Level, Audit]]) -> list[dict[str, Any]]:
+def _findings(audits: Sequence[tuple[Finished, Audit]]) -> list[dict[str, Any]]:
     """The gravest first, one entry per code, model, method and attack or threat model.
 
     Each says on which `levels` and in which `seeds` it was found, and tells the worst one: its `detail`, with its `level` and `seed`.
     """
     merged: dict[tuple[str, ...], dict[str, Any]] = {}
-    for level, own in audits:
-        plan = level.plan
-        where = {"model": plan.model, "method": plan.method, "control": plan.method == "dense", "level": plan.level, "seed": plan.seed}
-        for finding in (*map(asdict, own.findings), *level.probed.get("findings", ())):
+    for one, own in audits:
+        where = one.level.arm.columns() | {"level": one.level.level, "seed": one.level.seed}
+        probed = [finding for entry in one.entries(cells.Audit.kind) for finding in entry.metrics["findings"]]
+        for finding in (*map(asdict, own.findings), *probed):
             here = finding | where
-            place = tuple(here[name] for name in ("code", "model", "method", "about"))
+            place = tuple(here[name] for name in ("code", "model", "objective", "penalty", "method", "about"))
             before = merged.get(place, here | {"levels": [], "seeds": []})
             worst = here if here["share"] > before["share"] else before
             merged[place] = worst | {name: sorted({*before[name], where[name[:-1]]}) for name in ("levels", "seeds")}
     return sorted(merged.values(), key=lambda f: (GRAVITY[f["severity"]], f["code"], f["model"], f["method"], f["about"]))
 
 
-def _checks(audits: Sequence[tuple[Level, Audit]]) -> list[dict[str, Any]]:
+def _checks(audits: Sequence[tuple[Finished, Audit]]) -> list[dict[str, Any]]:
     """One entry per code, model, method, state and gap, with the number of networks and their levels and seeds."""
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for level, own in audits:
-        plan = level.plan
-        probed = {one["code"]: one for one in level.probed.get("checks", ())}
+        arm = level.level.arm.columns()
+        probed = {check["code"]: check for entry in level.entries(cells.Audit.kind) for check in entry.metrics["checks"]}
         for mine in map(asdict, own.checks):
             one = _together([mine, probed.get(mine["code"], mine)])
-            place = (one["code"], STATES.index(one["state"]), plan.model, plan.method, one["gap"])
-            arm = {"model": plan.model, "method": plan.method, "control": plan.method == "dense"}
+            place = (
+                one["code"],
+                STATES.index(one["state"]),
+                *(arm[name] for name in ("model", "method", "objective", "penalty")),
+                one["gap"],
+            )
             entry = merged.setdefault(place, one | arm | {"networks": 0, "levels": [], "seeds": []})
             entry["networks"] += 1
-            entry["levels"], entry["seeds"] = sorted({*entry["levels"], plan.level}), sorted({*entry["seeds"], plan.seed})
+            entry["levels"] = sorted({*entry["levels"], level.level.level})
+            entry["seeds"] = sorted({*entry["seeds"], level.level.seed})
     return [merged[place] for place in sorted(merged)]
 
 
@@ -81,8 +85,7 @@ def _inputs(level: Level) -> LevelInputs:
         reach=clean["reach"].to_numpy(),
         dead_outputs=level.metrics["dead_outputs"],
     )
-    planned = [cell for cell in level.plan.attacks if cell.id in level.attacks]
-    attacks = tuple(_record(level.attacks[cell.id], clean, _role(cell)) for cell in planned)
+    attacks = tuple(_record(level.attacks[one.id], clean) for one in level.planned if one.id in level.attacks)
     return LevelInputs(clean=record, attacks=attacks, growth=tuple(_grids(attacks)))
 
 
@@ -97,13 +100,9 @@ def _grids(attacks: Sequence[AttackRecord]) -> Iterator[Growth]:
             yield Growth(records=tuple(grid))
 
 
-def _role(cell: AttackCell) -> Role:
-    return "gradient-free" if cell.gradient_free else role_of_config(cell.config)
-
-
-def _record(attacked: Attacked, clean: pd.DataFrame, role: Role) -> AttackRecord:
+def _record(attacked: Attacked, clean: pd.DataFrame) -> AttackRecord:
     """The records in the order of all N samples; what was not attacked has NaN for a distance."""
-    count, rows, records = len(clean), attacked.records["sample"].to_numpy(), attacked.records
+    count, rows, records, about = len(clean), attacked.records["sample"].to_numpy(), attacked.records, attacked.about
 
     def whole(name: str, missing: Any, kind: type) -> np.ndarray[Any, Any]:
         values: np.ndarray[Any, Any] = np.full(count, missing, dtype=kind)
@@ -112,16 +111,16 @@ def _record(attacked: Attacked, clean: pd.DataFrame, role: Role) -> AttackRecord
 
     label = clean["label"].to_numpy()
     return AttackRecord(
-        attack=attacked.id,
-        norm=attacked.norm,
-        domain=attacked.domain,
-        eps=attacked.eps,
-        role=observed(role, records["backwards"]),
+        attack=about.id,
+        norm=about.norm,
+        domain=about.domain,
+        eps=about.eps,
+        role=observed(about.role, records["backwards"]),
         correct=(label == clean["prediction"].to_numpy()) & np.isin(np.arange(count), rows),
         success=whole("success", False, bool),
         robust=whole("adversarial", -1, np.int64) == label,
         distance=whole("distance", math.nan, np.float64),
         margin=whole("margin", math.nan, np.float64),
         zero_gradient=whole("zero_gradient", False, bool),
-        reported=not attacked.partial,
+        reported=not about.partial,
     )

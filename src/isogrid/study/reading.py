@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from importlib import resources
 from pathlib import Path
@@ -80,18 +81,26 @@ def preset_data(name: str) -> dict[str, Any]:
     return data
 
 
-def explain(error: ValidationError, whole: type[BaseModel], parts: dict[str, type[BaseModel]]) -> InputError:
+NOT_WRITTEN = ("tuple[int, ...]", "one", "many")
+"""Steps of pydantic's way to a value that nobody has written."""
+
+
+def explain(error: ValidationError, whole: type, parts: dict[str, type]) -> InputError:
     """The first finding of pydantic as our one line; an unknown key gets the nearest accepted name."""
     first = error.errors()[0]
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, InputError):
         return inner
-    where = [part for part in first["loc"] if part not in ("tuple[int, ...]",) and not str(part).startswith(("literal[", "function-"))]
+    where = [part for part in first["loc"] if part not in NOT_WRITTEN and not str(part).startswith(("literal[", "function-"))]
     field = ".".join(map(str, where)) or "study"
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         kind = next((parts[str(p)] for p in reversed(where[:-1]) if str(p) in parts), whole)
-        return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in kind.model_fields])
+        return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in _keys(kind)])
     if first["type"] == "missing":
         return InputError(field, "nothing", "a value: this setting has no default")
     accepted = "a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Input should be ")
     return InputError(field, first.get("input"), accepted[0].lower() + accepted[1:])
+
+
+def _keys(kind: Any) -> list[str]:
+    return list(kind.model_fields) if issubclass(kind, BaseModel) else [field.name for field in dataclasses.fields(kind)]

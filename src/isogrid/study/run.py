@@ -15,14 +15,13 @@ from torch import nn
 
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.files import write_text
-from isogrid.engines import Event, Task, local
-from isogrid.study import cells
-from isogrid.study.plans import LevelPlan, Plan
+from isogrid.engines import ENGINES, Event, Task
+from isogrid.study.cells import Cell, Train
+from isogrid.study.plan import LevelPlan, Plan, read_plan
+from isogrid.study.planning import plan
 from isogrid.study.spec import Spec
 from isogrid.study.store import Store
-from isogrid.study.stored import read_plan, write_plan
 from isogrid.study.tables import write_tables
-from isogrid.study.tasks import plan
 
 WORKER_START_SECONDS = 4.0
 """Starting a worker and importing torch; for the forecast only."""
@@ -39,10 +38,38 @@ class Forecast:
     by_kind: dict[str, tuple[int, float]]
 
 
+def run_cell(root: str, cell: Cell) -> None:
+    """What a task of a study does, in whichever process."""
+    cell.run(Store(Path(root)))
+
+
+def tasks(study: Plan, root: Path) -> list[Task]:
+    """A task for every cell of a study in folder `root`."""
+    pace = {network.data.key + network.model.name: network.pace for network in study.networks}
+
+    def of(cell: Cell) -> float:
+        trained = next(one for one in (cell, *cell.needs) if isinstance(one, Train))
+        return pace[trained.data.key + trained.model.name]
+
+    return [
+        Task(
+            key=cell.key,
+            label=cell.label,
+            function=run_cell,
+            arguments={"root": str(root), "cell": cell},
+            needs=tuple(dict.fromkeys(need.key for need in cell.needs)),
+            threads=cell.threads,
+            gpus=int(cell.device != "cpu"),
+            cost=cell.cost(of(cell)),
+        )
+        for cell in study.cells
+    ]
+
+
 def missing(study: Plan, root: Path) -> list[Task]:
     """The tasks whose cells are not there yet."""
     store = Store(root)
-    return [task for task in study.tasks if not store.finished(task.key)]
+    return [task for task in tasks(study, root) if not store.finished(task.key)]
 
 
 def forecast(study: Plan, root: Path, workers: int) -> Forecast:
@@ -54,11 +81,11 @@ def forecast(study: Plan, root: Path, workers: int) -> Forecast:
         count, seconds = kinds.get(kind, (0, 0.0))
         kinds[kind] = (count + 1, seconds + task.cost)
     work = sum(seconds for _, seconds in kinds.values())
-    weights = max((model.weights for model in study.models), default=0)
+    weights = max((network.weights for network in study.networks), default=0)
     trained, other = kinds.get("train", (0, 0))[0], len(todo) - kinds.get("train", (0, 0))[0]
     return Forecast(
-        tasks=len(study.tasks),
-        finished=len(study.tasks) - len(todo),
+        tasks=len(study.cells),
+        finished=len(study.cells) - len(todo),
         seconds=work / workers + (WORKER_START_SECONDS if todo else 0.0),
         bytes=trained * (5 * weights + 40_000) + other * 70_000,
         by_kind=kinds,
@@ -66,7 +93,13 @@ def forecast(study: Plan, root: Path, workers: int) -> Forecast:
 
 
 def run_study(
-    spec: Spec, out: Path, *, workers: int = 1, on_event: Callable[[Event], None] = lambda event: None, planned: Plan | None = None
+    spec: Spec,
+    out: Path,
+    *,
+    workers: int = 1,
+    engine: str = "local",
+    on_event: Callable[[Event], None] = lambda event: None,
+    planned: Plan | None = None,
 ) -> Study:
     """Run what is missing of a study in folder `out` and write its tables; continue where an earlier run stopped.
 
@@ -76,17 +109,19 @@ def run_study(
     out = out.resolve()
     if workers < 1:
         raise InputError("workers", workers, "an integer >= 1")
-    study = planned or plan(spec, out)
+    if engine not in ENGINES:
+        raise one_of("engine", engine, ENGINES)
+    study = planned or plan(spec)
     store = Store(out)
     store.open()
     with _locked(out):
         for leftover in store.cells.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for model in study.models:
-            cells.describe(str(out), model.samples, model.data)
+        for network in study.networks:
+            network.data.run(store)
         write_text(out / "study.yaml", spec.text())
-        write_plan(study, out)
-        failures = local.run(missing(study, out), workers=workers, on_event=on_event)
+        study.write(out)
+        failures = ENGINES[engine](missing(study, out), workers=workers, on_event=on_event)
         write_tables(study, store, failures)
     return Study(out, study)
 
@@ -119,32 +154,31 @@ class Study:
 
         Raises InputError for a level that is not there, and where a factory's file is not the one that the study was run with.
         """
-        found = self._level(seed, level, model, method)
-        chosen = next(m for m in self.plan.models if m.spec.title == found.model)
-        store = Store(self.folder)
-        data = store.read(chosen.samples).metrics
-        return cells.restore(store, found.train, chosen.model, tuple(data["shape"]), data["classes"])
+        return self._level(seed, level, model, method).train.restore(Store(self.folder))
 
     def records(self, attack: str, seed: int = 0, level: int = 0, model: str | None = None, method: str | None = None) -> pd.DataFrame:
         """The per-sample records of one attack (its id, `fgs@0.1`) on one level."""
         found = self._level(seed, level, model, method)
-        by_id = {cell.id: cell.key for cell in found.attacks}
+        by_id = {cell.about.id: cell.key for cell in found.attacks}
         if attack not in by_id:
             raise one_of("attack", attack, by_id)
         return Store(self.folder).read(by_id[attack]).records
 
     def _level(self, seed: int, level: int, model: str | None, method: str | None) -> LevelPlan:
-        titles = [m.spec.title for m in self.plan.models]
-        if model is not None and model not in titles:
-            raise one_of("model", model, titles)
-        spec = next(m.spec for m in self.plan.models if model in (None, m.spec.title))
-        wanted = (spec.title, method or self.spec.method_of(spec), seed, level)
-        for plan_ in self.plan.levels:
-            if (plan_.model, plan_.method, plan_.seed, plan_.level) == wanted:
-                if not Store(self.folder).finished(plan_.train):
+        arms = self.plan.arms
+        if model is not None and model not in (titles := [arm.model for arm in arms]):
+            raise one_of("model", model, dict.fromkeys(titles))
+        titles = [arm.pruner for arm in arms]
+        if method is not None and method not in titles:
+            raise one_of("method", method, dict.fromkeys(titles))
+        arm = next(arm for arm in arms if model in (None, arm.model) and (arm.pruner == method if method else not arm.control))
+        mine = [one for one in self.plan.levels if one.arm == arm]
+        for one in mine:
+            if (one.seed, one.level) == (seed, level):
+                if not Store(self.folder).finished(one.train.key):
                     raise InputError("level", level, "a level whose training has finished")
-                return plan_
-        last = self.spec.seeds_of(spec) - 1, self.spec.rounds_of(spec)
+                return one
+        last = max(one.seed for one in mine), max(one.level for one in mine)
         raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {last[0]}, levels 0 to {last[1]}")
 
 
@@ -154,7 +188,7 @@ def write_study_tables(study: Study) -> None:
     Raises InputError where not one level has finished: tables that are there, of an earlier configuration, are not emptied.
     """
     store = Store(study.folder)
-    if not any(store.finished(level.train) for level in study.plan.levels):
+    if not any(store.finished(level.train.key) for level in study.plan.levels):
         raise InputError("study", str(study.folder), "a study with a finished level; the same `isogrid run` continues it")
     unfinished = [Event(kind="skipped", task=task, reason="not finished") for task in missing(study.plan, study.folder)]
     write_tables(study.plan, store, unfinished)

@@ -1,4 +1,4 @@
-"""The store: one folder per finished cell, named by kind and key. A cell is whole or not there, and is never changed."""
+"""The store: one folder per finished cell, named by its key. What is there is whole, and is never changed. Not here: what a cell is."""
 
 from __future__ import annotations
 
@@ -11,15 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from isogrid.core.errors import InputError
-from isogrid.core.files import digest, load_tensors, read_json, replacing_folder, save_tensors, write_json
-
-SCHEMA = 5
-"""Part of every key: raised whenever the meaning of a cell changes, so that old cells are never taken for new ones."""
-
-
-def key(kind: str, configuration: dict[str, Any]) -> str:
-    """`<kind>-<digest>` of ALL that decides a cell's content, the schema number included."""
-    return f"{kind}-{digest({'schema': SCHEMA, 'kind': kind} | configuration)}"
+from isogrid.core.files import load_tensors, read_json, replacing_folder, save_tensors, write_json
 
 
 class Store:
@@ -44,17 +36,17 @@ class Store:
         return (self.cells / cell).is_dir()
 
     @contextmanager
-    def write(self, cell: str) -> Iterator[Cell]:
+    def write(self, cell: str) -> Iterator[Entry]:
         """A new cell, to be filled inside the block; it appears when the block ends well."""
         with replacing_folder(self.cells / cell) as folder:
-            yield Cell(folder)
+            yield Entry(folder)
 
-    def read(self, cell: str) -> Cell:
+    def read(self, cell: str) -> Entry:
         """A finished cell."""
-        return Cell(self.cells / cell)
+        return Entry(self.cells / cell)
 
 
-class Cell:
+class Entry:
     """The files of one cell."""
 
     def __init__(self, folder: Path) -> None:

@@ -8,10 +8,10 @@ import torch
 from isogrid.core.errors import InputError
 from isogrid.core.files import save_tensors
 from isogrid.models import build
+from isogrid.study.planning import plan
 from isogrid.study.reading import PRESETS, preset_data
 from isogrid.study.run import run_study
 from isogrid.study.spec import Spec
-from isogrid.study.tasks import plan
 
 BASE = {
     "data": {"name": "digits", "train": 100, "test": 20},
@@ -24,17 +24,17 @@ BASE = {
 FACTORY = "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
 
 
-def keys(change, root):
-    return {task.label: task.key for task in plan(Spec.parse(BASE | change), root).tasks}
+def keys(change):
+    return {task.label: task.key for task in plan(Spec.parse(BASE | change)).cells}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_can_be_planned_on_the_embedded_digits(preset, tmp_path):
     settings = preset_data(preset)
     settings["data"] = {"test": 1000} | (settings["data"] if isinstance(settings["data"], dict) else {}) | {"name": "mnist-5k"}
-    found = plan(Spec.parse(settings), tmp_path)
-    assert len(found.tasks) > 100
-    tests = {model.spec.title: model.data["test"] for model in found.models}
+    found = plan(Spec.parse(settings))
+    assert len(found.cells) > 100
+    tests = {one.spec.title: one.data.counts[1] for one in found.networks}
     assert tests.get("linear-binary", 200) == 200  # of two classes there are no more
     assert tests["lenet-300-100"] == 1000
 
@@ -43,11 +43,11 @@ def test_an_edited_substitute_has_another_key_and_nothing_else_has(tmp_path):
     source = tmp_path / "sub.py"
     source.write_text(FACTORY)
     change = {"blackbox": {"model": f"{source}:make", "seed_samples": 20, "rounds": 1}}
-    before = keys(change, tmp_path)
+    before = keys(change)
     source.write_text(FACTORY.replace("nn.Flatten(), ", "nn.Flatten(), nn.Identity(), "))
-    after = keys(change, tmp_path)
+    after = keys(change)
     assert {label for label in before if before[label] != after[label]} == {
-        f"substitute-fgs@0.1 on linear seed 0 progressive level {level}" for level in range(2)
+        f"substitute-fgs@0.1 on linear seed 0 {level}" for level in ("dense", "progressive level 1")
     }
 
 
@@ -55,7 +55,7 @@ def test_a_substitute_edited_after_planning_is_not_stored_under_the_old_key(tmp_
     source = tmp_path / "sub.py"
     source.write_text(FACTORY)
     spec = Spec.parse(BASE | {"blackbox": {"model": f"{source}:make", "seed_samples": 20, "rounds": 1, "levels": [1]}})
-    planned = plan(spec, tmp_path / "out")
+    planned = plan(spec)
     source.write_text(FACTORY + "\n")
     failed = []
     run_study(spec, tmp_path / "out", planned=planned, on_event=lambda event: failed.append(event) if event.kind == "failed" else None)
@@ -91,7 +91,7 @@ def test_a_home_folder_is_expanded(given, tmp_path, monkeypatch):
 
 
 def test_a_label_is_what_tables_show_and_no_part_of_a_key(tmp_path):
-    labelled = plan(Spec.parse(BASE | {"attacks": [{"name": "fgs", "eps": 0.1, "label": "mine"}]}), tmp_path)
-    plain = plan(Spec.parse(BASE), tmp_path)
-    assert [task.key for task in labelled.tasks] == [task.key for task in plain.tasks]
-    assert {cell.id for level in labelled.levels for cell in level.attacks} == {"mine@0.1"}
+    labelled = plan(Spec.parse(BASE | {"attacks": [{"name": "fgs", "eps": 0.1, "label": "mine"}]}))
+    plain = plan(Spec.parse(BASE))
+    assert [task.key for task in labelled.cells] == [task.key for task in plain.cells]
+    assert {cell.about.id for level in labelled.levels for cell in level.attacks} == {"mine@0.1"}

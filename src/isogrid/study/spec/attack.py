@@ -6,23 +6,16 @@ import math
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from isogrid import attacks
 from isogrid.attacks.driver.base import Attack
 from isogrid.attacks.naming import attack_id, with_eps
 from isogrid.core.errors import InputError
+from isogrid.study.spec.part import WITHOUT_SOURCES, Part
 
 TAKEN = {*attacks.ATTACKS, *attacks.COMPOSED, "envelope", "theory", "substitute"}
 """Names that mean something else in tables."""
-WITHOUT_SOURCES = {"sources": False}
-"""The validation context of a specification whose study has been run."""
-
-
-class Part(BaseModel):
-    """What the parts of a specification share: no unknown keys, no changes, no infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class AttackSpec(Part):
@@ -35,9 +28,9 @@ class AttackSpec(Part):
 
     name: str
     label: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default={}, validate_default=False)
     samples: int | None = Field(None, ge=1)
-    samples_of: dict[str, int] = {}
+    samples_of: dict[str, int] = Field(default={}, validate_default=False)
     survivors: bool = False
 
     @model_validator(mode="before")

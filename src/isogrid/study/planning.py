@@ -1,0 +1,270 @@
+"""From a specification to the plan of a study: which arms, levels and cells there are. Not here: what a cell is, or running any."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isogrid import attacks, models
+from isogrid.attacks.driver.base import as_classifier, check_samples
+from isogrid.core.errors import InputError, IsogridError
+from isogrid.core.registry import sources_of
+from isogrid.data import Split
+from isogrid.sparsity import prunable
+from isogrid.study.cells import Architecture, Attack, Audit, Cell, Data, Given, Substitute, Theory, Train, Transfer, about
+from isogrid.study.plan import LevelPlan, Network, Plan, TransferPlan
+from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
+from isogrid.theory import linear_weights
+from isogrid.training import FitConfig
+from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.evidence import GIVEN
+
+
+def plan(spec: Spec) -> Plan:
+    """The plan of a study; loads the data and builds every model once, so that unusable input is refused before anything is written."""
+    networks = tuple(_network(spec, model) for model in spec.models)
+    levels: list[LevelPlan] = []
+    transfers: list[TransferPlan] = []
+    for network in networks:
+        planner = _Planner(spec, network)
+        chains = list(planner.chains())
+        levels += chains
+        if spec.transfer is not None:
+            transfers += [planner.transfer(arm, chains) for arm in dict.fromkeys(one.arm for one in chains if not one.arm.control)]
+    return Plan(spec=spec, networks=networks, levels=tuple(levels), transfers=tuple(transfers))
+
+
+def _data(spec: Spec, model: ModelSpec) -> Data:
+    """The samples of one model; of some classes only there may be fewer than the study takes of all."""
+    train, test = spec.data.train, spec.data.test
+    if model.classes:
+        whole = Data.of(spec.data.name, None, None, model.classes).counts
+        train, test = (None if count is None else min(count, there) for count, there in zip((train, test), whole, strict=True))
+    return Data.of(spec.data.name, train, test, model.classes)
+
+
+def _network(spec: Spec, model: ModelSpec) -> Network:
+    data = _data(spec, model)
+    split = data.load()
+    architecture = Architecture.of(model.name)
+    network = architecture.build(split.train.shape, split.train.classes, 0)
+    if len(split.train.shape) == 3:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not prunable(network):
+        raise InputError("model", model.name, "a network with at least one linear or convolutional layer to prune")
+    if model.weights is not None and model.checkpoints:
+        raise InputError("weights", model.weights, "either weights or checkpoints")
+    for given in (*(() if model.weights is None else (model.weights,)), *model.checkpoints):
+        models.load_weights(network, Path(given).expanduser(), "checkpoints" if model.checkpoints else "weights")
+    check_samples(split.test.x, split.test.y, split.test.box)
+    as_classifier(network.eval(), split.test.x, split.test.y)
+    if spec.blackbox is not None:
+        _check_substitute(spec.blackbox, split)
+    return Network(
+        spec=model,
+        data=data,
+        model=architecture,
+        source=split.source,
+        linear=len(prunable(network)) == 1 and linear_weights(network, split.test.shape) is not None,
+        weights=sum(weight.numel() for weight in prunable(network).values()),
+        pace=_pace(network, split.train.x),
+    )
+
+
+def _check_substitute(spec: BlackBoxSpec, split: Split) -> None:
+    """Raises InputError where the substitute cannot be built for these data, or has too few samples to start from."""
+    try:
+        network = models.build(spec.model, split.test.shape, split.test.classes)
+        as_classifier(network.eval(), split.test.x, split.test.y)
+    except IsogridError as error:
+        raise InputError("blackbox.model", spec.model, f"a model that fits the data ({error})") from None
+    if spec.seed_samples > split.train.n:
+        raise InputError("blackbox.seed_samples", spec.seed_samples, f"at most the {split.train.n} training samples")
+
+
+def _pace(network: torch.nn.Module, x: torch.Tensor) -> float:
+    """Measured time of one forward and backward pass per sample: forecasts only, never a result."""
+    batch, threads = x[:128].clone().requires_grad_(), torch.get_num_threads()
+    times = []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(3):
+            started = time.process_time()
+            network(batch).sum().backward()
+            times.append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return min(times) / len(batch)
+
+
+class _Planner:
+    """The levels of one network, for every way of training and pruning it."""
+
+    def __init__(self, spec: Spec, network: Network) -> None:
+        self.spec = spec
+        self.network = network
+        self.common: dict[str, Any] = {"threads": spec.threads, "device": spec.device}
+
+    def chains(self) -> Iterator[LevelPlan]:
+        """Seed by seed: the levels of every arm, then those of its dense control."""
+        model = self.network.spec
+        for seed in range(self.spec.seeds_of(model)):
+            if model.checkpoints:
+                yield from self._given(model)
+                continue
+            for training in self.spec.trainings:
+                for pruner in self.spec.prunings:
+                    yield from self._pruned(training, pruner, seed)
+                yield from self._controls(training, seed)
+
+    def _arm(self, pruner: str, objective: str, penalty: str = "", *, control: bool = False) -> Arm:
+        where = {"data": self.network.data.title, "model": self.network.spec.title}
+        return Arm(**where, objective=objective, penalty=penalty, pruner=pruner, control=control)
+
+    def _train(self, arm: Arm, seed: int, level: int, fit: FitConfig, pruner: dict[str, Any] | None, parent: Train | None) -> Train:
+        return Train(
+            data=self.network.data,
+            model=self.network.model,
+            seed=seed,
+            level=level,
+            fit=fit,
+            pruner=pruner,
+            parent=parent,
+            sources=sources_of([pruner, fit.objective, fit.penalty]),
+            of=_title(arm, seed, level),
+            **self.common,
+        )
+
+    def _given(self, model: ModelSpec) -> Iterator[LevelPlan]:
+        arm = self._arm(GIVEN, "unknown")
+        for level, path in enumerate(model.checkpoints):
+            yield self._level(arm, 0, level, level, self._file(arm, 0, level, path))
+
+    def _file(self, arm: Arm, seed: int, level: int, path: str) -> Train:
+        return Train(
+            data=self.network.data,
+            model=self.network.model,
+            seed=0,
+            level=0,
+            fit=None,
+            pruner=None,
+            parent=None,
+            given=Given.of(path),
+            of=_title(arm, seed, level),
+            **self.common,
+        )
+
+    def _reference(self, arm: Arm, training: TrainingSpec, seed: int) -> Train:
+        """Level 0, which every arm of the same training has in common."""
+        weights = self.network.spec.weights
+        if weights is not None:
+            return self._file(arm, seed, 0, weights)
+        return self._train(arm, seed, 0, training.fit(dense=True), None, None)
+
+    def _pruned(self, training: TrainingSpec, pruner: PrunerSpec, seed: int) -> Iterator[LevelPlan]:
+        arm, fit = self._arm(pruner.title, training.title, training.regularised), training.fit(dense=False)
+        reference = parent = self._reference(arm, training, seed)
+        yield self._level(arm, seed, 0, 0, reference)
+        for level in range(1, pruner.rounds + 1):
+            parent = self._train(arm, seed, level, fit, pruner.at(level), parent if pruner.chained else reference)
+            yield self._level(arm, seed, level, level if pruner.chained else 1, parent)
+
+    def _controls(self, training: TrainingSpec, seed: int) -> Iterator[LevelPlan]:
+        """The rounds >= 1 of the dense control, as far as one is attacked; its round 0 is the dense reference itself."""
+        arm, fit = self._arm("dense", training.title, training.regularised, control=True), training.fit(dense=False)
+        attacked = self._control_rounds()
+        parent = self._reference(arm, training, seed)
+        for level in range(1, max(attacked, default=0) + 1):
+            parent = self._train(arm, seed, level, fit, {"name": "dense"}, parent)
+            yield self._level(arm, seed, level, level, parent, attacked=level in attacked)
+
+    def _control_rounds(self) -> set[int]:
+        """Those that the study asks for; where levels come from the dense reference, all of them have had one round."""
+        if self.spec.control.rounds == "none":
+            return set()
+        last = max((pruner.rounds for pruner in self.spec.prunings if pruner.chained), default=0)
+        asked = range(1, last + 1) if self.spec.control.rounds == "all" else self.spec.control.rounds
+        return {k for k in asked if 1 <= k <= last} | ({1} if any(not p.chained and p.rounds for p in self.spec.prunings) else set())
+
+    def _level(self, arm: Arm, seed: int, level: int, round_: int, train: Train, *, attacked: bool = True) -> LevelPlan:
+        found: list[Attack | Substitute] = list(self._attacks(arm, train, seed)) if attacked else []
+        spec, others = self.spec, list[Cell]()
+        if not arm.control:
+            if spec.blackbox is not None and level in (spec.blackbox.levels or (level,)):
+                found.append(self._substitute(spec.blackbox, train, seed))
+            others = list(self._others(train, seed, level))
+        return LevelPlan(arm=arm, seed=seed, level=level, round=round_, train=train, attacks=tuple(found), others=tuple(others))
+
+    def _attacks(self, arm: Arm, train: Train, seed: int) -> Iterator[Attack]:
+        by_threat: dict[tuple[str, str, float | None], list[Attack]] = {}
+        for entry in self.spec.control_attacks if arm.control else self.spec.attacks:
+            for identity, attack in entry.named():
+                earlier = by_threat.setdefault((attack.threat.name, attack.domain, attack.budget), [])
+                before = tuple(earlier) if entry.survivors else ()
+                cell = Attack(
+                    network=train,
+                    attack=attacks.config_of(attack),
+                    seed=seed,
+                    samples=attack_samples(entry, self.network.spec),
+                    before=before,
+                    about=about(identity, attack, partial=bool(before)),
+                    **self.common,
+                )
+                earlier.append(cell)
+                yield cell
+
+    def _substitute(self, spec: BlackBoxSpec, train: Train, seed: int) -> Substitute:
+        identity, attack = spec.attack.named()[0]
+        return Substitute(
+            network=train,
+            attack=attacks.config_of(attack),
+            model=Architecture.of(spec.model),
+            seed_samples=spec.seed_samples,
+            rounds=spec.rounds,
+            seed=seed,
+            about=about(f"substitute-{identity}", attack, name="substitute", role="gradient-free"),
+            **self.common,
+        )
+
+    def _others(self, train: Train, seed: int, level: int) -> Iterator[Cell]:
+        spec = self.spec
+        built = [attack for entry in spec.attacks for attack in entry.build()]
+        if self.network.linear:
+            budgets = {attack.budget for attack in built if attack.threat.name == "linf" and attack.budget is not None}
+            yield Theory(network=train, eps=tuple(sorted(budgets)), **self.common)
+        if spec.audit is not None and seed == 0 and level in spec.audit.levels:
+            gradients = sum(3 * about("", attack).gradients + 500 for attack in built)
+            configs = tuple(attacks.config_of(attack) for attack in built)
+            yield Audit(network=train, attacks=configs, samples=spec.audit.samples, gradients=gradients, **self.common)
+        for further in spec.cells:
+            if level in (further.levels or (level,)) and (further.seeds is None or seed < further.seeds):
+                yield further.on(train, **self.common)
+
+    def transfer(self, arm: Arm, chains: list[LevelPlan]) -> TransferPlan:
+        """The matrix between the levels of the first seed of an arm."""
+        assert self.spec.transfer is not None
+        identity, attack = self.spec.transfer.attack.named()[0]
+        chain = [level for level in chains if level.arm == arm and level.seed == 0]
+        cell = Transfer(
+            networks=tuple(level.train for level in chain),
+            attack=attacks.config_of(attack),
+            samples=self.spec.transfer.samples,
+            about=about(identity, attack),
+            of=arm.model,
+            **self.common,
+        )
+        return TransferPlan(arm=arm, levels=tuple(level.level for level in chain), cell=cell)
+
+
+def _title(arm: Arm, seed: int, level: int) -> str:
+    """What a level is called in a progress bar; level 0 is that of every pruner, and of the control."""
+    return f"{arm.model} seed {seed} " + (f"{arm.pruner} level {level}" if level or arm.pruner == GIVEN else "dense")
+
+
+def attack_samples(spec: AttackSpec, model: ModelSpec) -> int | None:
+    """How many of the test samples an attack gets on a model."""
+    return spec.samples_of.get(model.title, spec.samples_of.get(model.name, spec.samples))

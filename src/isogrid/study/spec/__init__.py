@@ -1,0 +1,36 @@
+"""The specification of a study: what may be written in YAML or flags, its defaults, and its presets. Not here: what is done with it."""
+
+from isogrid.study.reading import PRESETS, preset_data, read_yaml
+from isogrid.study.spec.attack import AttackSpec
+from isogrid.study.spec.parts import (
+    AuditSpec,
+    BlackBoxSpec,
+    CellSpec,
+    ControlSpec,
+    DataSpec,
+    ModelSpec,
+    ToleranceSpec,
+    TrainingSpec,
+    TransferSpec,
+)
+from isogrid.study.spec.pruner import PrunerSpec
+from isogrid.study.spec.study import DEFAULT_ATTACKS, Spec
+
+__all__ = [
+    "DEFAULT_ATTACKS",
+    "PRESETS",
+    "AttackSpec",
+    "AuditSpec",
+    "BlackBoxSpec",
+    "CellSpec",
+    "ControlSpec",
+    "DataSpec",
+    "ModelSpec",
+    "PrunerSpec",
+    "Spec",
+    "ToleranceSpec",
+    "TrainingSpec",
+    "TransferSpec",
+    "preset_data",
+    "read_yaml",
+]

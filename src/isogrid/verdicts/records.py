@@ -1,0 +1,163 @@
+"""What was measured on every level, as arrays: the attacks on it, the levels of an arm with its dense control, the threats that they met.
+
+What belongs here: per-sample records and the envelopes over them. What does not: where they were stored, which of them are evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from isogrid.core.norms import allowed
+from isogrid.metrics.robustness import Distances, Envelope, envelope
+from isogrid.verdicts.arm import Arm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What tables need to know of an attack when its code may be gone: its id, its threat model, what its success and failure say.
+
+    `role`: what its success and failure say about masked gradients (see `audit`). `gradients`: about how many it costs per
+    sample. `strength`: its rank, larger is stronger.
+    `partial`: it sees only the survivors of the attacks before it, and speaks through the envelope alone.
+    """
+
+    id: str
+    name: str
+    norm: str
+    domain: str
+    eps: float | None
+    role: Literal["gradient-free", "mixed", "weak", "strong"]
+    gradients: float
+    strength: int = 0
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attacked:
+    """One finished attack on one level: what it was, and its records, one row per sample."""
+
+    about: About
+    records: pd.DataFrame
+
+    def distances(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """[count] in the order of the test samples; NaN where it was not run. What the driver accepted as within eps is not beyond it."""
+        values = np.full(count, np.nan)
+        values[self.records["sample"].to_numpy()] = self.records["distance"].to_numpy()
+        return values if self.about.eps is None else np.where(np.isinf(values), values, np.minimum(values, self.about.eps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One finished level of an arm: the metrics and per-sample predictions of its network, the attacks that it is to have, and those that
+    have finished. `round`: how many rounds of training the network has had after the dense reference.
+    """
+
+    arm: Arm
+    seed: int
+    level: int
+    round: int
+    metrics: Mapping[str, Any]
+    clean: pd.DataFrame
+    planned: tuple[About, ...]
+    attacks: dict[str, Attacked]
+
+    @property
+    def correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """bool [N]: the clean prediction is right."""
+        return (self.clean["label"] == self.clean["prediction"]).to_numpy()
+
+    def envelope(self, ids: Sequence[str]) -> Envelope:
+        """The per-sample minimum over the named attacks, each counting where it was run."""
+        count, chosen = len(self.clean), [self.attacks[identity] for identity in ids]
+        return envelope(
+            [Distances(attack=one.about.id, norm=one.about.norm, domain=one.about.domain, distance=one.distances(count)) for one in chosen]
+        )
+
+    def of(self, ids: Collection[str]) -> list[str]:
+        """Those of the named attacks that this level is to have."""
+        return [one.id for one in self.planned if one.id in ids]
+
+    def judged(self, ids: Collection[str], eps: float | None) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """[N] of the envelope over those of `ids` that this level is to have: 1.0 where nothing broke the sample within eps, else 0.0;
+        without eps the smallest distance. None where one of them has not finished, or where none decides this.
+
+        What decides: a minimum-norm attack, or one of that very budget. NaN on the samples that no such attack saw: that nothing
+        looked for a smaller perturbation is neither a broken sample nor a large distance.
+        """
+        planned = self.of(ids)
+        if not all(identity in self.attacks for identity in planned):
+            return None
+        deciding = [self.attacks[identity] for identity in planned if self.attacks[identity].about.eps in (None, eps)]
+        if not deciding:
+            return None
+        distance = self.envelope(planned).distance
+        unseen = np.all([np.isnan(attack.distances(len(distance))) for attack in deciding], axis=0)
+        return np.where(unseen, np.nan, distance if eps is None else distance > allowed(eps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """The levels of one arm and those of its dense control, by (seed, level)."""
+
+    arm: Arm
+    linear: bool
+    seeds: tuple[int, ...]
+    pruned: dict[tuple[int, int], Level]
+    control: dict[tuple[int, int], Level]
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels of the pruned chain that are there for any seed."""
+        return tuple(sorted({level for _, level in self.pruned}))
+
+    @property
+    def control_levels(self) -> tuple[int, ...]:
+        """The attacked rounds of the control."""
+        return tuple(sorted({level for (_, level), found in self.control.items() if found.attacks}))
+
+    def sparsity(self, level: int) -> float:
+        """Share of weights removed at a level (the same for every seed up to ties)."""
+        return float(np.mean([found.metrics["sparsity"] for (_, k), found in self.pruned.items() if k == level]))
+
+    def attack_ids(self) -> tuple[str, ...]:
+        """Every attack that finished on some pruned level, in the order of the specification."""
+        return tuple(dict.fromkeys(identity for found in self.pruned.values() for identity in found.attacks))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threat:
+    """The attacks of one norm and one domain on one model, which may share an envelope."""
+
+    norm: str
+    domain: str
+    attacks: tuple[About, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The attacks' ids, in the order of the specification."""
+        return tuple(one.id for one in self.attacks)
+
+    @property
+    def budgets(self) -> tuple[float | None, ...]:
+        """The budgets, rising; None, last, where there is a minimum-norm attack."""
+        found = {one.eps for one in self.attacks}
+        return (*sorted(eps for eps in found if eps is not None), *((None,) if None in found else ()))
+
+    def narrowed(self, levels: Iterable[Level]) -> Threat:
+        """Those of the attacks that every one of the levels is to have."""
+        common = set(self.ids).intersection(*(level.of(self.ids) for level in levels))
+        return replace(self, attacks=tuple(one for one in self.attacks if one.id in common))
+
+
+def threats(levels: Iterable[Level]) -> list[Threat]:
+    """Every norm and domain in which two attacks or more are planned anywhere on the levels of one model."""
+    grouped: dict[tuple[str, str], dict[str, About]] = {}
+    for level in levels:
+        for one in level.planned:
+            grouped.setdefault((one.norm, one.domain), {})[one.id] = one
+    return [Threat(norm=norm, domain=domain, attacks=tuple(found.values())) for (norm, domain), found in grouped.items() if len(found) > 1]
