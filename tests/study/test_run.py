@@ -205,10 +205,10 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 def test_the_forecast_counts_what_is_missing(finished, tmp_path):
     study = plan(Spec.parse(SMALL))
     fresh, done = forecast(study, tmp_path, 2), forecast(study, finished.folder, 2)
-    assert fresh.cells == len(study.cells)
+    assert fresh.tasks == len(study.cells)
     assert fresh.finished == 0
     assert 0 < fresh.seconds < 3600
-    assert done.finished == done.cells
+    assert done.finished == done.tasks
     assert done.seconds == 0
 
 

@@ -70,10 +70,10 @@ def test_labels_let_two_settings_of_an_attack_stand_in_one_study():
     assert Spec.parse(yaml.safe_load(spec.text())) == spec
 
 
-def test_the_twin_is_given_attacks_by_name_or_label():
+def test_the_control_is_given_attacks_by_name_or_label():
     base = {"attacks": [PGD, PGD | {"steps": 200, "label": "strong"}]}
-    assert [e.label for e in Spec.parse(base | {"twin": {"attacks": ["strong"]}}).twin_attacks] == ["strong"]
-    assert [e.label for e in Spec.parse(base | {"twin": {"attacks": ["pgd"]}}).twin_attacks] == ["", "strong"]
+    assert [e.label for e in Spec.parse(base | {"control": {"attacks": ["strong"]}}).control_attacks] == ["strong"]
+    assert [e.label for e in Spec.parse(base | {"control": {"attacks": ["pgd"]}}).control_attacks] == ["", "strong"]
 
 
 @pytest.mark.parametrize("label", ["fgs", "envelope", "theory", "substitute-fgs", "a@0.1", "a/b", " a", "minimise", "[red]", "a\nb"])
@@ -82,12 +82,18 @@ def test_a_label_that_would_mislead_or_break_a_name_is_refused(label):
         Spec.parse({"attacks": [PGD | {"label": label}]})
 
 
-def test_twin_rounds_stay_within_the_study():
-    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"rounds": [0, 6]}}).twin_rounds == (6,)
-    assert Spec.parse({"pruning": {"rounds": 8}}).twin_rounds == (6,)
-    assert Spec.parse({"pruning": {"rounds": 8}, "twin": {"attacks": None}}).twin_rounds == (6,)
-    assert Spec.parse({"pruning": {"rounds": 3}, "twin": {"rounds": "all"}}).twin_rounds == (1, 2, 3)
-    assert Spec.parse({"twin": {"rounds": "none"}}).twin_rounds == ()
+def test_control_rounds_stay_within_the_study():
+    assert Spec.parse({"pruning": {"rounds": 8}, "control": {"rounds": [0, 6]}}).control_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}}).control_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}, "control": {"attacks": None}}).control_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 3}, "control": {"rounds": "all"}}).control_rounds == (1, 2, 3)
+    assert Spec.parse({"control": {"rounds": "none"}}).control_rounds == ()
+
+
+def test_twin_is_another_name_of_control():
+    assert Spec.parse({"twin": {"rounds": [2]}}) == Spec.parse({"control": {"rounds": [2]}})
+    with pytest.raises(InputError, match="not both"):
+        Spec.parse({"twin": {"rounds": [2]}, "control": {"rounds": [2]}})
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_twin_rounds_stay_within_the_study():
         ({"sede": 3}, "sede", "did you mean seeds"),
         ({"training": {"epoch": 3}}, "training.epoch", "did you mean training.epochs"),
         ({"training": {"optimizer": {"learning_rate": 3}}}, "training.optimizer.learning_rate", "training.optimizer.lr"),
-        ({"pruning": {"rate": 1.5}}, "pruning.rate", "less than 1"),
+        ({"pruning": {"rate": 1.5}}, "pruning.rate", "below 1"),
         ({"pruning": {"rounds": -1}}, "pruning.rounds", "greater than or equal to 0"),
         ({"pruning": {"rounds": 2.5}}, "pruning.rounds", "integer"),
         ({"pruning": {"method": "magic"}}, "pruning.method", "progressive"),
@@ -115,10 +121,10 @@ def test_twin_rounds_stay_within_the_study():
         ({"attacks": [{"name": "fgs", "eps": 0.1, "samples": 0}]}, "samples", "greater than or equal to 1"),
         ({"models": []}, "models", "at least one"),
         ({"models": ["linear", "linear"]}, "models", "once"),
-        ({"twin": {"attacks": ["pgd"]}, "attacks": [{"name": "fgs", "eps": 0.1}]}, "twin.attacks", "fgs"),
+        ({"control": {"attacks": ["pgd"]}, "attacks": [{"name": "fgs", "eps": 0.1}]}, "control.attacks", "fgs"),
         ({"tolerance": {"distance": "three%"}}, "tolerance.distance", "share"),
         ({"tolerance": {"r_inf": -1}}, "tolerance.r_inf", "greater than or equal to 0"),
-        ({"pruning": {"rounds": 8}, "twin": {"rounds": [6, 10]}}, "twin.rounds", "rounds 0 to 8"),
+        ({"pruning": {"rounds": 8}, "control": {"rounds": [6, 10]}}, "control.rounds", "rounds 0 to 8"),
         ({"pruning": {"rounds": 8}, "audit": {"levels": [0, 9]}}, "audit.levels", "levels 0 to 8"),
         ({"pruning": {"rounds": 8}, "blackbox": {"levels": [-1]}}, "blackbox.levels", "levels 0 to 8"),
         ({"models": [{"name": "linear", "checkpoints": ["a", "b"]}], "audit": {"levels": [2]}}, "audit.levels", "levels 0 to 1"),

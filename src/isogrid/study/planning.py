@@ -176,19 +176,11 @@ class _Planner:
     def _controls(self, training: TrainingSpec, seed: int) -> Iterator[LevelPlan]:
         """The rounds >= 1 of the dense control, as far as one is attacked; its round 0 is the dense reference itself."""
         arm, fit = self._arm("dense", training.title, training.regularised, control=True), training.fit(dense=False)
-        attacked = self._control_rounds()
+        attacked = self.spec.control_rounds
         parent = self._reference(arm, training, seed)
         for level in range(1, max(attacked, default=0) + 1):
             parent = self._train(arm, seed, level, fit, {"name": "dense"}, parent)
             yield self._level(arm, seed, level, level, parent, attacked=level in attacked)
-
-    def _control_rounds(self) -> set[int]:
-        """Those that the study asks for; where levels come from the dense reference, all of them have had one round."""
-        if self.spec.control.rounds == "none":
-            return set()
-        last = max((pruner.rounds for pruner in self.spec.prunings if pruner.chained), default=0)
-        asked = range(1, last + 1) if self.spec.control.rounds == "all" else self.spec.control.rounds
-        return {k for k in asked if 1 <= k <= last} | ({1} if any(not p.chained and p.rounds for p in self.spec.prunings) else set())
 
     def _level(self, arm: Arm, seed: int, level: int, round_: int, train: Train, *, attacked: bool = True) -> LevelPlan:
         found: list[Attack | Substitute] = list(self._attacks(arm, train, seed)) if attacked else []

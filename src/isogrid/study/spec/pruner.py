@@ -53,7 +53,11 @@ class PrunerSpec(Part):
     def _buildable(self, info: ValidationInfo) -> PrunerSpec:
         if info.context != WITHOUT_SOURCES:
             for level in range(1, self.rounds + 1):
-                PRUNERS.make(self.at(level), "pruning")
+                try:
+                    PRUNERS.make(self.at(level), "pruning")
+                except InputError as error:
+                    where = error.field if error.field.startswith("pruning") else f"pruning.{error.field}"
+                    raise InputError(where, error.value, error.accepted) from None
         return self
 
     @model_serializer

@@ -141,6 +141,20 @@ class Spec(Part):
         return 1 if model.checkpoints else self.seeds
 
     @property
+    def control_rounds(self) -> tuple[int, ...]:
+        """The rounds >= 1 at which the control is attacked; its round 0 is the dense reference itself.
+
+        Those that are asked for, of pruners that go from level to level; and round 1 where levels come from the dense reference, which all
+        of them are one round of training after.
+        """
+        if self.control.rounds == "none":
+            return ()
+        last = max((pruner.rounds for pruner in self.prunings if pruner.chained), default=0)
+        asked = range(1, last + 1) if self.control.rounds == "all" else self.control.rounds
+        first = {1} if any(pruner.rounds and not pruner.chained for pruner in self.prunings) else set()
+        return tuple(sorted({k for k in asked if 1 <= k <= last} | first))
+
+    @property
     def control_attacks(self) -> tuple[AttackSpec, ...]:
         """The attacks that the control gets, chosen by name or label."""
         wanted = self.control.attacks
