@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import inspect
 import random
 from collections.abc import Callable, Iterator
@@ -20,8 +19,8 @@ from isogrid.attacks.driver.base import Attack, Model, Problem, frozen, require_
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, Norm
 from isogrid.core.random import derive
-from isogrid.core.targets import load_target
-from isogrid.models import source_digest
+from isogrid.core.sources import of_file
+from isogrid.core.targets import load_target, source_digest
 
 Function = Callable[..., Any]
 
@@ -207,14 +206,13 @@ def _takes_eps(function: Function) -> bool:
 
 
 def _source_digest(function: Function) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of the file that defines `function`; "" where there is no file."""
+    """The digest of the file that defines `function` and of what it imports of the user's own; "" where there is no file."""
     try:
         path = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:  # an instance or a built-in
         path = None
-    if path is None or not Path(path).is_file():
-        return ""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    source = None if path is None else of_file(Path(path))
+    return "" if source is None else source.digest()
 
 
 __all__ = ["Wrapped"]

@@ -71,9 +71,9 @@ def open_model(
 
 
 def source_digest(name: str) -> str:
-    """16 hexadecimal digits of the file behind a model name; "" for built-in ones, whose definition goes with the schema number.
+    """16 hexadecimal digits of the code behind a model name: its file and all of the user's own files that it imports.
 
-    Pitfall: files that a factory's file imports in turn are not looked at.
+    "" for built-in ones, whose definition goes with the schema number.
     """
     if name in zoo.MODELS:
         return ""
@@ -91,8 +91,9 @@ def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) ->
         arguments = _arguments(name, factory, {"shape": tuple(shape), "classes": classes})
         torch.default_generator.manual_seed(derive(seed, "factory"))  # after the import, which may draw, once per process
         try:
-            model = factory(**arguments)
-        except Exception as error:  # a user's code may raise anything
+            with targets.at_home(name):
+                model = factory(**arguments)
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
             raise InputError("model", name, f"a factory that does not raise; it raised {type(error).__name__}: {error}") from error
     finally:
         torch.set_rng_state(state)
