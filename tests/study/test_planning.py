@@ -9,9 +9,9 @@ from isogrid.core.errors import InputError
 from isogrid.core.files import save_tensors
 from isogrid.models import build
 from isogrid.study.planning import plan
-from isogrid.study.reading import PRESETS, preset_data
 from isogrid.study.run import run_study
 from isogrid.study.spec import Spec
+from isogrid.study.spec.reading import PRESETS, preset_data
 
 BASE = {
     "data": {"name": "digits", "train": 100, "test": 20},

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings, strategies as st
 
 from isogrid.core.errors import InputError
-from isogrid.study.reading import PRESETS, preset_data, read_yaml
+from isogrid.study.spec.reading import PRESETS, preset_data, read_yaml
 
 
 def read(folder: Path, text: str):

@@ -82,11 +82,12 @@ def run(
     model: Annotated[str | None, typer.Option(help="One or more, with commas: linear, lenet-300-100, lenet-5, file.py:factory.")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7 (two: a binary model).")] = None,
     weights: Annotated[str | None, typer.Option(help="Your trained network (.safetensors) instead of dense training.")] = None,
-    method: Annotated[str | None, typer.Option(help="The pruning method: progressive.")] = None,
+    method: Annotated[str | None, typer.Option(help="The pruning method (`isogrid list`), or file.py:Class.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Pruning rounds.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Independent trainings.")] = None,
     attacks: Annotated[str | None, typer.Option(help=ATTACKS_HELP)] = None,
     eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
+    engine: Annotated[str, typer.Option(help="Where tasks run: local, worker processes on this machine.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The study's folder (default: runs/NAME).")] = None,
@@ -119,7 +120,8 @@ def run(
         "device": device,
     }
     spec = specification(study, preset, flags)
-    carry_out(spec, out or Path("runs") / spec.name, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
+    out = out or Path("runs") / spec.name
+    carry_out(spec, out, engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
 
 
 @app.command()

@@ -49,9 +49,15 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
             model |= {} if labels is None else {"classes": labels}
             model |= {} if flags["weights"] is None else {"weights": flags["weights"]}
         base["models"] = models
-    for field in ("method", "rounds"):
-        if flags[field] is not None:
-            base["pruning"] = dict(base.get("pruning", {})) | {field: flags[field]}
+    pruning = base.get("pruning", {})
+    if flags["method"] is not None or flags["rounds"] is not None:
+        if isinstance(pruning, list):
+            raise InputError(
+                "method" if flags["method"] else "rounds", flags["method"] or flags["rounds"], "no such flag: the study names several"
+            )
+        if flags["method"] not in (None, pruning.get("method", "progressive")):  # parameters are those of one method
+            pruning = {"method": flags["method"]} | {name: value for name, value in pruning.items() if name == "rounds"}
+        base["pruning"] = pruning | ({} if flags["rounds"] is None else {"rounds": flags["rounds"]})
     if flags["rounds"] is not None:
         _shorten(base, flags["rounds"])
     if flags["seeds"] is not None:
@@ -59,16 +65,16 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
     if flags["attacks"] is not None or flags["eps"] is not None:
         base["attacks"] = chosen_attacks(base.get("attacks", DEFAULT_ATTACKS), flags["attacks"], flags["eps"])
         names = {name for entry in base["attacks"] for name in (entry["name"], entry.get("label"))}
-        twin = dict(base.get("twin", {}))
-        if twin.get("attacks") is not None:
-            twin["attacks"] = [name for name in twin["attacks"] if name in names] or None
-            base["twin"] = twin
+        for part in ("control", "twin"):
+            control = dict(base.get(part, {}))
+            if control.get("attacks") is not None:
+                base[part] = control | {"attacks": [name for name in control["attacks"] if name in names] or None}
     base["device"] = choose_device(flags["device"], base.get("device", "cpu"))
 
 
 def _shorten(base: dict[str, Any], rounds: int) -> None:
     """Fewer rounds by a flag: what a preset or a file asks for beyond them goes."""
-    for part, name in (("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
+    for part, name in (("control", "rounds"), ("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
         settings = base.get(part)
         if isinstance(settings, dict) and isinstance(settings.get(name), list):
             base[part] = settings | {name: [k for k in settings[name] if not isinstance(k, int) or k <= rounds]}

@@ -14,22 +14,24 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from isogrid.core.errors import InputError, IsogridError
+from isogrid.core.errors import InputError, IsogridError, one_of
 from isogrid.core.files import read_json
-from isogrid.engines import Event
+from isogrid.engines import ENGINES, Event
 from isogrid.study.plan import Plan
 from isogrid.study.planning import plan
-from isogrid.study.reading import read_yaml
 from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
 from isogrid.study.spec import ModelSpec, Spec
+from isogrid.study.spec.reading import read_yaml
 from isogrid.study.store import Store
 
 
-def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_json: bool, console: Console) -> None:
+def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_run: bool, as_json: bool, console: Console) -> None:
     """Plan, say what it will take, run, report."""
     count = len(os.sched_getaffinity(0)) if workers is None else workers
     if count < 1:
         raise InputError("workers", workers, "an integer >= 1")
+    if engine not in ENGINES:
+        raise one_of("engine", engine, ENGINES)
     study = plan(spec)
     expected = forecast(study, out.resolve(), count)
     if dry_run:
@@ -52,7 +54,7 @@ def carry_out(spec: Spec, out: Path, *, workers: int | None, dry_run: bool, as_j
     # the report's libraries take a second to load: that happens while the first level trains
     threading.Thread(target=importlib.import_module, args=("isogrid.report",)).start()
     with _Bar(study, out, console) as bar:
-        run_study(spec, out, workers=count, on_event=bar.event, planned=study)
+        run_study(spec, out, engine=engine, workers=count, on_event=bar.event, planned=study)
     from isogrid.report import build_report, print_summary
 
     page = build_report(out, workers=count)

@@ -17,8 +17,8 @@ import yaml
 from isogrid.core.errors import InputError
 from isogrid.core.files import digest, read_json, write_json
 from isogrid.study.cells import Architecture, Attack, Cell, Data, Substitute, Train, Transfer, read, written
-from isogrid.study.reading import read_yaml
 from isogrid.study.spec import ModelSpec, Spec
+from isogrid.study.spec.reading import read_yaml
 from isogrid.study.store import Store
 from isogrid.verdicts.arm import Arm
 

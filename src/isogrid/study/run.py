@@ -142,6 +142,7 @@ class Study:
 
     def __init__(self, folder: Path, planned: Plan) -> None:
         self.folder = folder
+        self.store = Store(folder)
         self.plan = planned
         self.spec = planned.spec
 
@@ -154,7 +155,7 @@ class Study:
 
         Raises InputError for a level that is not there, and where a factory's file is not the one that the study was run with.
         """
-        return self._level(seed, level, model, method).train.restore(Store(self.folder))
+        return self._level(seed, level, model, method).train.restore(self.store)
 
     def records(self, attack: str, seed: int = 0, level: int = 0, model: str | None = None, method: str | None = None) -> pd.DataFrame:
         """The per-sample records of one attack (its id, `fgs@0.1`) on one level."""
@@ -162,7 +163,7 @@ class Study:
         by_id = {cell.about.id: cell.key for cell in found.attacks}
         if attack not in by_id:
             raise one_of("attack", attack, by_id)
-        return Store(self.folder).read(by_id[attack]).records
+        return self.store.read(by_id[attack]).records
 
     def _level(self, seed: int, level: int, model: str | None, method: str | None) -> LevelPlan:
         arms = self.plan.arms
@@ -175,7 +176,7 @@ class Study:
         mine = [one for one in self.plan.levels if one.arm == arm]
         for one in mine:
             if (one.seed, one.level) == (seed, level):
-                if not Store(self.folder).finished(one.train.key):
+                if not self.store.finished(one.train.key):
                     raise InputError("level", level, "a level whose training has finished")
                 return one
         last = max(one.seed for one in mine), max(one.level for one in mine)
@@ -187,7 +188,7 @@ def write_study_tables(study: Study) -> None:
 
     Raises InputError where not one level has finished: tables that are there, of an earlier configuration, are not emptied.
     """
-    store = Store(study.folder)
+    store = study.store
     if not any(store.finished(level.train.key) for level in study.plan.levels):
         raise InputError("study", str(study.folder), "a study with a finished level; the same `isogrid run` continues it")
     unfinished = [Event(kind="skipped", task=task, reason="not finished") for task in missing(study.plan, study.folder)]

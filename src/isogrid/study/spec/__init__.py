@@ -1,6 +1,5 @@
 """The specification of a study: what may be written in YAML or flags, its defaults, and its presets. Not here: what is done with it."""
 
-from isogrid.study.reading import PRESETS, preset_data, read_yaml
 from isogrid.study.spec.attack import AttackSpec
 from isogrid.study.spec.parts import (
     AuditSpec,
@@ -14,6 +13,7 @@ from isogrid.study.spec.parts import (
     TransferSpec,
 )
 from isogrid.study.spec.pruner import PrunerSpec
+from isogrid.study.spec.reading import PRESETS, preset_data, read_yaml
 from isogrid.study.spec.study import DEFAULT_ATTACKS, Spec
 
 __all__ = [

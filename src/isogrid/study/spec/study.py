@@ -9,7 +9,6 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
 
 from isogrid.core.errors import InputError, one_of
-from isogrid.study.reading import explain, preset_data, read_yaml
 from isogrid.study.spec.attack import AttackSpec
 from isogrid.study.spec.part import WITHOUT_SOURCES, Part
 from isogrid.study.spec.parts import (
@@ -25,7 +24,8 @@ from isogrid.study.spec.parts import (
     TransferSpec,
 )
 from isogrid.study.spec.pruner import PrunerSpec
-from isogrid.training import EarlyStop, OptimizerConfig
+from isogrid.study.spec.reading import explain, preset_data, read_yaml
+from isogrid.training import OBJECTIVES, PENALTIES, EarlyStop, OptimizerConfig
 
 DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = ({"name": "fgs", "eps": 0.1}, {"name": "deepfool"}, {"name": "cw", "samples": 200})
 
@@ -100,6 +100,10 @@ class Spec(Part):
                 raise InputError(field, [], "at least one model" if field == "models" else "at least one")
         if not self.attacks:
             raise InputError("attacks", [], "at least one attack")
+        for training in self.trainings:
+            OBJECTIVES.make(training.objective, "training.objective")
+            if training.penalty is not None:
+                PENALTIES.make(training.penalty, "training.penalty")
         names = {name for attack in self.attacks for name in (attack.name, attack.label) if name}
         for name in self.control.attacks or ():
             if name not in names:
