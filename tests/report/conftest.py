@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+
+from isogrid.audit.findings import PlacedFinding
+from isogrid.core.typed import plain
+from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.results import Best, Change, Compromise, Fragile, Highest, Quantity, Recommendation, Share, Verdict
 
 ATTACKS = [
     {"id": "fgs@0.1", "name": "fgs", "norm": "linf", "domain": "box", "eps": 0.1, "samples": 1000, "config": {"eps": 0.1}},
@@ -33,9 +39,13 @@ TITLES = [
 ]
 
 
+def _arm(model: str, pruner: str = "progressive") -> Arm:
+    return Arm(data="made-up", model=model, objective="natural", pruner=pruner, control=pruner == "dense")
+
+
 def _curve(model: str, method: str, metric: str, attack: Mapping, points: list[dict]) -> dict:
-    return {"model": model, "method": method, "metric": metric, "attack": attack["id"], "norm": attack["norm"], "domain": attack["domain"],
-            "eps": attack["eps"], "points": points}  # fmt: skip
+    return {**_arm(model, method).columns(), "beside": "progressive", "metric": metric, "attack": attack["id"], "norm": attack["norm"],
+            "domain": attack["domain"], "eps": attack["eps"], "points": points}  # fmt: skip
 
 
 def _value(model: str, metric: str, base: float, level: int, levels: int, pruned: bool, rng: np.random.Generator) -> float:
@@ -67,7 +77,7 @@ def write_study(
     models: Sequence[str] = ("linear", "lenet-300-100"),
     seeds: int = 3,
     rounds: int = 14,
-    twin: bool = True,
+    control: bool = True,
     gallery: bool = True,
     envelope: bool = True,
     transfer: bool = True,
@@ -95,56 +105,80 @@ def write_study(
         curves.append(_curve(model, method, metric, attack, points))
         for place, level in enumerate(levels):
             for seed in range(seeds):
-                rows.append({"data": "made-up", "model": model, "objective": "natural", "penalty": 0.0, "method": method, "seed": seed, "level": level,
+                rows.append({"data": "made-up", "model": model, "objective": "natural", "penalty": "", "method": method, "seed": seed, "level": level,
                              "sparsity": at[place], "metric": metric, "attack": attack["id"], "norm": attack["norm"], "domain": attack["domain"],
                              "eps": attack["eps"] if attack["eps"] is not None else math.nan, "value": values[place, seed], "n": attack["samples"]})  # fmt: skip
 
-    plain = {"id": "", "norm": "", "domain": "", "eps": None, "samples": 1000}
+    clean = {"id": "", "norm": "", "domain": "", "eps": None, "samples": 1000}
     extra = [{"id": "envelope", "name": "envelope", "norm": "linf", "domain": "box", "eps": 0.1, "samples": 1000, "base": 0.17},
              {"id": "envelope", "name": "envelope", "norm": "l2", "domain": "box", "eps": None, "samples": 1000, "base": 0.76}]  # fmt: skip
     every = list(range(rounds + 1))
     for model in models:
-        add(model, "progressive", "accuracy", plain, 0.95, every)
+        add(model, "progressive", "accuracy", clean, 0.95, every)
         for digit in range(classes):
-            add(model, "progressive", f"accuracy_class_{digit}", plain, 0.9 + 0.01 * (digit % 5), every)
+            add(model, "progressive", f"accuracy_class_{digit}", clean, 0.9 + 0.01 * (digit % 5), every)
         for attack in [*ATTACKS, *(extra if envelope else [])]:
             metric = "r_inf" if attack["norm"] == "linf" else "r_2"
             base = attack.get("base", STRENGTH[attack["id"]])
             add(model, "progressive", metric, attack, base, every)
-            if twin and attack["name"] not in ("rfgs", "cw"):
+            if control and attack["name"] not in ("rfgs", "cw"):
                 add(model, "dense", metric, attack, base, [k for k in (0, 6, 10) if k <= rounds])
-        if twin:
-            add(model, "dense", "accuracy", plain, 0.95, every)
+        if control:
+            add(model, "dense", "accuracy", clean, 0.95, every)
         if model.startswith("linear"):
             for metric, norm, eps, start, stop in (("bound_r_2", "l2", math.nan, 3.0, 1.5), ("r_2_optimal", "l2", math.nan, 0.88, 0.44), ("bound_r_inf", "linf", 0.1, 1.7, 0.8),
                                                    ("r_inf_optimal", "linf", 0.1, 0.22, 0.4), ("assumption_share", "linf", 0.1, 1.0, 0.97)):  # fmt: skip
                 for level in every:
                     for seed in range(seeds):
                         value = start + (stop - start) * level / max(rounds, 1)
-                        rows.append({"data": "made-up", "model": model, "objective": "natural", "penalty": 0.0, "method": "progressive", "seed": seed,
+                        rows.append({"data": "made-up", "model": model, "objective": "natural", "penalty": "", "method": "progressive", "seed": seed,
                                      "level": level, "sparsity": sparsity[level], "metric": metric, "attack": "theory", "norm": norm, "domain": "free",
                                      "eps": eps, "value": value + rng.normal(0, 0.01), "n": 1000})  # fmt: skip
     frontier = pd.DataFrame(rows)
     frontier.to_parquet(folder / "frontier.parquet")
     frontier.to_csv(folder / "frontier.csv", index=False)
     (folder / "study.yaml").write_text(yaml.safe_dump({"name": name, "models": list(models), "seeds": seeds, "attacks": ATTACKS}))
+    names = {"data": "made-up", "objective": "natural", "method": "progressive"}
+    shares = (
+        Share(measure="r_inf", effect=0.08, low=0.05, high=0.11, p=0.0004),
+        Share(measure="r_2", effect=-0.01, low=-0.03, high=math.inf, p=0.2),
+    )
     claims = [
-        {"model": model, "method": "progressive", "claim": number + 1, "verdict": verdict, "statement": f"made-up statement: {TITLES[number]}",
-         "parts": [{"measure": "r_inf", "effect": 0.08, "low": 0.05, "high": 0.11, "p": 0.0004}, {"measure": "r_2", "effect": -0.01, "low": -0.03, "high": None, "p": 0.2}],
-         "effect": 0.08 if verdict in ("supported", "contradicted") else None, "interval": [0.05, 0.11] if verdict != "not applicable" else None,
-         "levels": list(range(1, 11)), "control": "dense twin of equal training" if verdict != "no control" else "", "reason": f"made-up reason {number}"}
-        for model in models for number, verdict in enumerate(verdicts)
-    ]  # fmt: skip
-    (folder / "claims.json").write_text(json.dumps(claims))
-    finding = {"code": "IG004", "severity": "warning", "title": "More steps still help", "detail": "PGD-80 breaks 1.2 % more than PGD-40 (synthetic).",
-               "remedy": "Raise steps to 80.", "model": models[0], "method": "progressive", "level": 6}  # fmt: skip
+        Verdict(
+            **names,
+            model=model,
+            claim=number + 1,
+            verdict=verdict,
+            statement=f"made-up statement: {TITLES[number]}",
+            parts=shares,
+            effect=0.08 if verdict in ("supported", "contradicted") else None,
+            interval=(0.05, 0.11) if verdict != "not applicable" else None,
+            levels=tuple(range(1, 11)),
+            control="dense control of equal training" if verdict != "no control" else "",
+            reason=f"made-up reason {number}",
+        )
+        for model in models
+        for number, verdict in enumerate(verdicts)
+    ]
+    (folder / "claims.json").write_text(json.dumps(plain(claims)))
+    finding = PlacedFinding(
+        **names,
+        code="IG004",
+        severity="warning",
+        title="More steps still help",
+        detail="PGD-80 breaks 1.2 % more than PGD-40 (synthetic).",
+        remedy="Raise steps to 80.",
+        model=models[0],
+        level=6,
+    )
+    audit = [finding, replace(finding, code="IG009", severity="info", title="Saturated level", level=None)]
     half = max(rounds // 2, 1)
     summary = {
         "isogrid": "0.1.0", "name": name, "data": {"name": "made-up", "train": 4000, "test": 1000, "classes": 10, "source": "synthetic, for tests"},
-        "seeds": seeds, "models": list(models), "method": "progressive", "attacks": ATTACKS,
+        "seeds": seeds, "models": list(models), "arms": [asdict(_arm(model)) for model in models], "attacks": ATTACKS,
         "tolerance": {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}, "curves": curves,
-        "recommendation": recommend(models, sparsity, half) if recommendation and rounds > 1 else [],
-        "audit": [finding, {**finding, "code": "IG009", "severity": "info", "title": "Saturated level", "level": None}],
+        "recommendation": plain(recommend(models, sparsity, half)) if recommendation and rounds > 1 else [],
+        "audit": plain(audit),
         "failures": list(failures), "timings": {"train_s": 61.2, "attack_s": 88.0, "total_s": 151.9},
         "transfer": [{"model": model, "levels": [0, half, rounds], "sparsity": [sparsity[k] for k in (0, half, rounds)], "attack": "pgd@0.1",
                       "matrix": [[0.2, 0.7, 0.9], [0.6, 0.3, 0.85], [0.8, 0.8, 0.4]]} for model in models] if transfer else [],
@@ -155,26 +189,33 @@ def write_study(
     return folder
 
 
-def recommend(models: Sequence[str], sparsity: Sequence[float], level: int) -> list[dict]:
+def recommend(models: Sequence[str], sparsity: Sequence[float], level: int) -> list[Recommendation]:
     """A made-up recommendation per model; of the second model the l2 answer and the compromise are undecided, and nothing is fragile."""
+    linf = Quantity(measure="envelope-linf-box@0.1", attack="envelope", norm="linf", domain="box", eps=0.1)
+    l2 = Quantity(measure="envelope-l2-box", attack="envelope", norm="l2", domain="box", unit="relative")
     rows = []
     for place, model in enumerate(models):
         sure = place != 1
 
-        def part(at: int, norm: str, measure: str, decided: bool) -> dict:
-            return {"norm": norm, "measure": measure, "level": at, "sparsity": sparsity[at], "value": 0.31, "gain": 0.12, "low": 0.08, "high": 0.16,
-                    "decided": decided, "equal_levels": [at], "sentence": f"made-up: most robust in {norm}, level {at}"}  # fmt: skip
+        def best(at: int, of: Quantity, decided: bool) -> Best:
+            gain = {"effect": 0.12, "low": 0.08, "high": 0.16, "seeds": 3}
+            return Best(**asdict(of), **gain, level=at, value=0.31, decided=decided, equal_levels=(at,))
 
-        rows.append({
-            "data": "made-up", "model": model, "method": "progressive", "confidence": 0.9, "seeds": 3,
-            "most_robust": [part(level, "linf", "envelope-linf-box@0.1", True), part(max(level - 2, 0), "l2", "envelope-l2-box", sure)],
-            "compromise": {"level": level, "sparsity": sparsity[level], "gains": [], "decided": sure, "sentence": "made-up: compromise"},
-            "highest_sparsity": {"level": level + 1 if sure else 0, "sparsity": sparsity[level + 1 if sure else 0], "stopped_at": len(sparsity) - 1,
-                                 "sentence": "made-up: highest sparsity"},
-            "first_fragile": {"level": len(sparsity) - 2 if sure else None, "sparsity": sparsity[-2] if sure else None, "in": ["accuracy"] if sure else [],
-                              "sentence": "made-up: first fragile"},
-            "sentences": ["made-up: most robust", "made-up: compromise"],
-        })  # fmt: skip
+        lost = Change(measure="accuracy", effect=-0.2, low=-0.25, high=-0.15, seeds=3)
+        rows.append(
+            Recommendation(
+                data="made-up",
+                model=model,
+                objective="natural",
+                method="progressive",
+                seeds=3,
+                sparsity=dict(enumerate(sparsity)),
+                most_robust=(best(level, linf, True), best(max(level - 2, 0), l2, sure)),
+                compromise=Compromise(level=level, decided=sure),
+                highest_sparsity=Highest(level=level + 1 if sure else 0, decided=sure, stopped_at=len(sparsity) - 1),
+                first_fragile=Fragile(level=len(sparsity) - 2, losses=(lost,)) if sure else Fragile(),
+            )
+        )
     return rows
 
 

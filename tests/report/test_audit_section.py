@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from isogrid.audit.findings import PlacedCheck, PlacedFinding
+from isogrid.core.typed import plain
 from isogrid.report.checks import audit_line, check_rows
 from isogrid.report.page import build_report
-from isogrid.report.tables import read_study
+from isogrid.report.tables import read_tables
 from isogrid.report.terminal import print_summary
-from isogrid.report.verdicts import findings
+from isogrid.report.verdicts import finding_rows
 
-FINDING = {"code": "IG002", "severity": "info", "title": "wide", "remedy": "none", "about": "", "share": 0.3, "model": "linear"}
+FINDING = PlacedFinding(code="IG002", severity="info", title="wide", detail="", remedy="none", share=0.3, model="linear")
 
 
-def check(code: str, state: str, *, levels: list[int], seeds: list[int], gap: str = "", method: str = "progressive") -> dict:
-    where = {"model": "linear", "method": method, "levels": levels, "seeds": seeds, "networks": len(levels) * len(seeds)}
-    return {"code": code, "severity": "error", "title": f"title of {code}", "state": state, "gap": gap} | where
+def check(
+    code: str, state: str, *, levels: tuple[int, ...], seeds: tuple[int, ...], gap: str = "", method: str = "progressive"
+) -> PlacedCheck:
+    return PlacedCheck(
+        code=code,
+        severity="error",
+        title=f"title of {code}",
+        state=state,
+        gap=gap,
+        model="linear",
+        method=method,
+        control=method == "dense",
+        levels=levels,
+        seeds=seeds,
+        networks=len(levels) * len(seeds),
+    )
 
 
 CHECKS = [
-    check("IG003", "passed", levels=[0, 1, 2], seeds=[0, 1]),
-    check("IG003", "passed", levels=[2], seeds=[0, 1], method="dense"),
-    check("IG005", "found", levels=[1], seeds=[0]),
-    check("IG005", "not checked", levels=[0, 2], seeds=[0, 1], gap="no gradient-free attack"),
-    check("IG006", "not checked", levels=[0, 1, 2], seeds=[0, 1], gap="nothing with twice its steps"),
+    check("IG003", "passed", levels=(0, 1, 2), seeds=(0, 1)),
+    check("IG003", "passed", levels=(2,), seeds=(0, 1), method="dense"),
+    check("IG005", "found", levels=(1,), seeds=(0,)),
+    check("IG005", "not checked", levels=(0, 2), seeds=(0, 1), gap="no gradient-free attack"),
+    check("IG006", "not checked", levels=(0, 1, 2), seeds=(0, 1), gap="nothing with twice its steps"),
 ]
 
 
@@ -36,19 +52,19 @@ def folder(make_study, tmp_path_factory):
     folder = make_study(tmp_path_factory.mktemp("audit"), models=["linear"], rounds=2, gallery=False, transfer=False)
     summary = json.loads((folder / "summary.json").read_text())
     summary["audit"] = [
-        FINDING | {"detail": "3 of 10", "method": "progressive", "levels": [0, 1, 2], "seeds": [0, 2], "level": 1, "seed": 2},
-        FINDING | {"detail": "2 of 10", "method": "dense", "levels": [2], "seeds": [0], "level": 2, "seed": 0},
+        replace(FINDING, detail="3 of 10", method="progressive", levels=(0, 1, 2), seeds=(0, 2), level=1, seed=2),
+        replace(FINDING, detail="2 of 10", method="dense", control=True, levels=(2,), seeds=(0,), level=2, seed=0),
     ]
-    (folder / "summary.json").write_text(json.dumps(summary | {"audit_checks": CHECKS}))
+    (folder / "summary.json").write_text(json.dumps(plain(summary | {"audit_checks": CHECKS})))
     return folder
 
 
 def test_a_finding_names_levels_seeds_and_the_worst_of_them(folder):
-    twin, pruned = findings(read_study(folder))
+    pruned, control = finding_rows(read_tables(folder))
     assert pruned.where == "linear, progressive, levels 0–2, seeds 0, 2"
     assert pruned.worst == "level 1 (33.3 % sparse), seed 2"
-    assert twin.where == "linear, dense twin, level 2, seed 0"
-    assert twin.worst == ""  # and no sparsity: it is dense
+    assert control.where == "linear, dense control, level 2, seed 0"
+    assert control.worst == ""  # and no sparsity: it is dense
 
 
 def test_every_check_says_what_became_of_it():
@@ -64,7 +80,7 @@ def test_every_check_says_what_became_of_it():
 
 def test_page_and_terminal_tell_not_checked_from_passed(folder):
     page = build_report(folder).read_text(encoding="utf-8")
-    for words in ("levels 0–2, seeds 0, 2", "nothing with twice its steps", "title of IG006", "dense twin", "Worst: level 1"):
+    for words in ("levels 0–2, seeds 0, 2", "nothing with twice its steps", "title of IG006", "dense control", "Worst: level 1"):
         assert words in page
     printed = io.StringIO()
     print_summary(folder, Console(file=printed, width=200))

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 
 from isogrid.report import figures, gallery, matrices
 from isogrid.report.style import PAGE, ROLES, SERIES, drawing_style, inline_svg, new_figure
-from isogrid.report.tables import Curve, Group, Point, read_study
+from isogrid.report.tables import Curve, Group, Point, read_tables
+from isogrid.verdicts.arm import Arm
 
+ARM = Arm(data="made-up", model="m", pruner="progressive")
 GROUP = Group(metric="r_inf", norm="linf", domain="box", eps=0.1)
 
 
@@ -24,7 +26,7 @@ def _point(level: int, **changes: object) -> Point:
 
 
 def _curve(*points: Point) -> Curve:
-    return Curve(model="m", method="progressive", attack="fgs@0.1", group=GROUP, points=points)
+    return Curve(arm=ARM, attack="fgs@0.1", group=GROUP, points=points)
 
 
 def _axes() -> tuple[Figure, mpl.axes.Axes]:
@@ -40,7 +42,7 @@ def _luminance(colour: str) -> float:
 @pytest.mark.parametrize("dark", [0, 1])
 def test_every_series_has_contrast_on_its_background(dark):
     page = _luminance(ROLES["page"][dark])
-    for pair in (*SERIES, ROLES["ink"], ROLES["muted"], ROLES["twin"]):
+    for pair in (*SERIES, ROLES["ink"], ROLES["muted"], ROLES["control"]):
         tone = _luminance(pair[dark])
         assert (max(page, tone) + 0.05) / (min(page, tone) + 0.05) >= 3
 
@@ -70,7 +72,7 @@ def test_levels_that_are_no_evidence_are_hollow_and_explained(state):
     faces = {round(float(line.get_xdata()[0]), 3): line.get_markerfacecolor() for line in axes.lines if line.get_linestyle() == "None"}
     assert faces[1.0] == SERIES[0][0]
     assert faces[0.667] == PAGE
-    keys = figures.legend_keys(states=states, twin=False, dense=False, band=False, colour=SERIES[0][0], tolerance=False)
+    keys = figures.legend_keys(states=states, control=False, dense=False, band=False, colour=SERIES[0][0], tolerance=False)
     assert [key.get_label() for key in keys if key.get_marker() == figures.HOLLOW[state]] == [figures.STATE_LABELS[state]]
 
 
@@ -99,25 +101,26 @@ def test_dense_reference_is_level_with_its_tolerance_below():
     assert not figures.draw_reference(axes, None, GROUP, {})
 
 
-def test_twin_stands_at_the_level_whose_training_it_shares():
-    twin = Curve(model="m", method="dense", attack="fgs@0.1", group=GROUP, points=(_point(0, sparsity=0.0), _point(6, sparsity=0.0)))
-    assert figures.positions(twin, {0: 0.0, 6: 0.9}) == [1.0, pytest.approx(0.1)]
+def test_the_control_stands_at_the_level_whose_training_it_shares():
+    control = Curve(arm=ARM, control=True, attack="fgs@0.1", group=GROUP, points=(_point(0, sparsity=0.0), _point(6, sparsity=0.0)))
+    assert figures.positions(control, {0: 0.0, 6: 0.9}) == [1.0, pytest.approx(0.1)]
 
 
 def test_headline_is_the_envelope_else_the_strongest_attack():
     weak = _curve(_point(0, mean=0.5), _point(1, mean=math.nan))
-    strong = Curve(model="m", method="progressive", attack="pgd@0.1", group=GROUP, points=(_point(0, mean=0.2),))
-    envelope = Curve(model="m", method="progressive", attack="envelope", group=GROUP, points=(_point(0, mean=0.9),))
+    strong = Curve(arm=ARM, attack="pgd@0.1", group=GROUP, points=(_point(0, mean=0.2),))
+    envelope = Curve(arm=ARM, attack="envelope", group=GROUP, points=(_point(0, mean=0.9),))
     assert figures.headline([weak, strong]) is strong
     assert figures.headline([envelope, weak, strong]) is envelope
 
 
 def test_equal_tables_give_equal_bytes_and_settings_are_restored(study, tmp_path):
-    before, data = dict(mpl.rcParams), read_study(study)
-    group = data.groups("lenet-300-100")[0]
+    before, data = dict(mpl.rcParams), read_tables(study)
+    arm = data.arms[1]
+    group = data.groups(arm)[0]
     for place in ("one", "two"):
         with drawing_style():
-            figures.overview(data, "lenet-300-100", group, tmp_path / place)
+            figures.overview(data, arm, group, tmp_path / place)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert [Path(name).suffix for name in files] == [".png", ".svg"]
     for name in files:
@@ -126,10 +129,10 @@ def test_equal_tables_give_equal_bytes_and_settings_are_restored(study, tmp_path
 
 
 def test_inline_svg_is_well_formed_named_and_free_of_fixed_colours(study):
-    data = read_study(study)
+    data = read_tables(study)
     with drawing_style():
-        drawing = figures.overview(data, "linear", data.groups("linear")[0], None)
-        other = figures.stack(data, "linear", data.groups("linear")[0], None)
+        drawing = figures.overview(data, data.arms[0], data.groups(data.arms[0])[0], None)
+        other = figures.stack(data, data.arms[0], data.groups(data.arms[0])[0], None)
     root = ElementTree.fromstring(drawing.inline)
     assert root.get("role") == "img"
     assert root.get("aria-label") == drawing.alt
@@ -142,21 +145,22 @@ def test_inline_svg_is_well_formed_named_and_free_of_fixed_colours(study):
 
 
 def test_theory_and_transfer_are_drawn_only_where_there_are_any(study):
-    data = read_study(study)
+    data = read_tables(study)
     with drawing_style():
-        drawn = matrices.theory(data, "linear", None)
+        linear, lenet = data.arms
+        drawn = matrices.theory(data, linear, None)
         assert {drawing.slug for drawing in drawn} == {"linear-theory-l2-free", "linear-theory-linf-free-0.1"}
         assert any("above 1" in drawing.caption for drawing in drawn)
-        assert matrices.theory(data, "lenet-300-100", None) == []
-        row = data.rows("transfer", "linear")[0]
-        assert ">.85</text>" in matrices.transfer(data, row, None).svg
-        assert matrices.transfer(data, {**row, "matrix": [[0.1]]}, None) is None
-    assert "98." in matrices.assumption(data, "linear")
-    assert matrices.assumption(data, "lenet-300-100") == ""
+        assert matrices.theory(data, lenet, None) == []
+        row = data.rows("transfer", linear)[0]
+        assert ">.85</text>" in matrices.transfer(data, linear, row, None).svg
+        assert matrices.transfer(data, linear, {**row, "matrix": [[0.1]]}, None) is None
+    assert "98." in matrices.assumption(data, linear)
+    assert matrices.assumption(data, lenet) == ""
 
 
 def test_gallery_never_shows_a_failure_as_a_distance(study):
-    shown = gallery.galleries(read_study(study))
+    shown = gallery.galleries(read_tables(study))
     assert {(one.model, one.attack) for one in shown} == {(m, a) for m in ("linear", "lenet-300-100") for a in ("pgd@0.1", "deepfool")}
     cells = shown[0].rows[1].cells
     assert cells[4].note == "attack failed"

@@ -14,11 +14,13 @@ from rich.console import Console
 
 from isogrid import attacks
 from isogrid.core.errors import InputError
+from isogrid.core.typed import plain, typed
 from isogrid.report import build_report, compare, figures, print_summary
 from isogrid.report.advice import advice, headline
-from isogrid.report.tables import read_study
-from isogrid.report.verdicts import claim
+from isogrid.report.tables import read_tables
+from isogrid.report.verdicts import claim_row
 from isogrid.report.words import ATTACKS
+from isogrid.verdicts.results import Share, Verdict
 
 SMALL = {"models": ["linear"], "rounds": 3, "gallery": False, "transfer": False, "classes": 0}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -90,14 +92,14 @@ def test_every_verdict_appears_as_a_word_with_its_interval_and_reason(page):
 
 
 def test_undecided_recommendations_say_so(study, page):
-    found = advice(read_study(study), "lenet-300-100")
+    found = advice(stored := read_tables(study), next(arm for arm in stored.arms if arm.model == "lenet-300-100"))
     assert "ℓ₂ is undecided" in headline(found)
     assert headline(found) in page.text
     assert sum(one.value == "undecided" for one in found) == 3
 
 
 def test_every_number_of_the_frontier_is_on_the_page_with_its_interval(study, page):
-    points = [point for curve in read_study(study).curves for point in curve.points if curve.group.metric in ("r_inf", "r_2", "accuracy")]
+    points = [point for curve in read_tables(study).curves for point in curve.points if curve.group.metric in ("r_inf", "r_2", "accuracy")]
     assert all(math.isnan(point.mean) for point in points if point.void)
     points = [point for point in points if not point.void]
     missing = [p for p in points if f"{p.mean:.3f}" not in page.text or f"[{p.low:.3f}, {p.high:.3f}]" not in page.text]
@@ -118,9 +120,9 @@ def test_the_number_of_samples_is_named_wherever_it_is_not_the_studys(study, pag
     assert "r₂ · box · n = 200" in page.text
     assert "n = 1000" not in page.text
     assert "On fewer than all 1000 test samples: C&W (n = 200)." in page.text
-    drawing = figures.overview(
-        read_study(study), "linear", next(g for g in read_study(study).groups("linear") if g.norm == "l2" and g.domain == "box"), None
-    )
+    stored = read_tables(study)
+    group = next(g for g in stored.groups(stored.arms[0]) if g.norm == "l2" and g.domain == "box")
+    drawing = figures.overview(stored, stored.arms[0], group, None)
     assert "C&W (n = 200)" in drawing.caption
     assert "n = 200" in drawing.inline
 
@@ -146,15 +148,15 @@ def test_a_figure_whose_every_level_is_void_says_so(make_study, tmp_path):
     assert "One seed" not in text
 
 
-def test_the_twin_is_drawn_under_the_attacks_that_it_met(make_study, tmp_path):
+def test_the_control_is_drawn_under_the_attacks_that_it_met(make_study, tmp_path):
     folder = make_study(tmp_path / "shared", **SMALL | {"rounds": 7})
     summary = json.loads((folder / "summary.json").read_text())
     linf = [c for c in summary["curves"] if c["attack"] == "envelope" and c["norm"] == "linf"]
     summary["curves"] += [{**c, "attack": "shared-envelope", "over": ["fgs@0.1", "pgd@0.1"]} for c in linf]
-    summary["curves"] = [c for c in summary["curves"] if c not in linf or c["method"] != "dense"]
+    summary["curves"] = [c for c in summary["curves"] if c not in linf or not c["control"]]
     (folder / "summary.json").write_text(json.dumps(summary))
     text = Page(build_report(folder).read_text(encoding="utf-8")).text
-    assert "The dense twin met FGS and PGD alone: compare it with the shared envelope" in text
+    assert "The dense control met FGS and PGD alone: compare it with the shared envelope" in text
     assert "Shared envelope r∞ · ε = 0.1 · box" in text
 
 
@@ -175,7 +177,7 @@ def test_audit_settings_and_definitions_are_there(page):
         "More steps still help",
         "study.yaml",
         "overshoot",
-        "Dense twin",
+        "Dense control",
         "arXiv:1810.09619",
         "No task of",
     ):
@@ -212,8 +214,8 @@ def test_what_a_user_names_is_escaped_everywhere(make_study, tmp_path):
     ("changes", "said"),
     [
         (
-            {"seeds": 1, "twin": False, "envelope": False},
-            ["One seed: no spread over seeds can be shown.", "No dense twin was attacked", "This attack has no dense twin"],
+            {"seeds": 1, "control": False, "envelope": False},
+            ["One seed: no spread over seeds can be shown.", "No dense control was attacked", "This attack has no dense control"],
         ),
         (
             {
@@ -256,23 +258,12 @@ def test_every_attack_has_the_name_that_the_field_gives_it():
 
 
 def test_distances_are_told_in_per_cent_and_accuracies_in_shares():
-    parts = [
-        {"measure": "pgd@0.1", "attack": "pgd", "norm": "linf", "domain": "box", "eps": 0.1, "role": "primary", "unit": "absolute",
-         "effect": 0.08, "low": 0.05, "high": 0.11, "p": 0.00001},
-        {"measure": "ddn", "attack": "ddn", "norm": "l2", "domain": "box", "eps": None, "role": "secondary", "unit": "relative",
-         "effect": -0.021, "low": None, "high": -0.01, "p": None},
-    ]  # fmt: skip
-    one = claim(
-        {
-            "claim": 2,
-            "verdict": "supported",
-            "confidence": 0.9,
-            "parts": parts,
-            "effect": -0.021,
-            "interval": [None, -0.01],
-            "effect_of": "ddn",
-        }
+    pgd = Share(measure="pgd@0.1", attack="pgd", norm="linf", domain="box", eps=0.1, effect=0.08, low=0.05, high=0.11, p=0.00001)
+    ddn = Share(
+        measure="ddn", attack="ddn", norm="l2", domain="box", unit="relative", effect=-0.021, low=-math.inf, high=-0.01, role="secondary"
     )
+    verdict = Verdict(claim=2, verdict="supported", parts=(pgd, ddn), effect=-0.021, interval=(-math.inf, -0.01), effect_of="ddn")
+    one = claim_row(typed(Verdict, plain(verdict), "test"))
     assert (one.parts[0].effect, one.parts[0].interval, one.parts[0].p) == ("+0.080", "90 % [0.050, 0.110]", "< 0.001")
     assert (one.others[0].effect, one.others[0].interval, one.effect) == ("−2.1 %", "90 % (−∞, −1.0] %", "−2.1 %")
     assert one.parts[0].measure == "ℓ∞ PGD ε = 0.1 box"

@@ -5,15 +5,20 @@ from __future__ import annotations
 import collections
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from isogrid.core.typed import plain, typed
 from isogrid.metrics.statistics import choosing
+from isogrid.verdicts import claims
 from isogrid.verdicts.arm import Arm
-from isogrid.verdicts.claims import ALPHA, Measure, judge, recommend
-from isogrid.verdicts.evidence import primaries, table
+from isogrid.verdicts.contrasts import Obstacle
+from isogrid.verdicts.evidence import ALPHA, Measure, primaries, table
+from isogrid.verdicts.results import Verdict
+from isogrid.verdicts.wording import OBSTACLES
 
 TOLERANCE = {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}
 LEVELS = tuple(range(15))
@@ -23,6 +28,11 @@ FLAT = np.zeros(len(LEVELS))
 def curve(*points):
     """A value per level, piecewise linear through (level, value)."""
     return np.interp(LEVELS, *zip(*points, strict=True))
+
+
+def judge(evidence, tolerance):
+    """As claims.json has it."""
+    return plain(claims.judge(evidence, tolerance))
 
 
 def verdicts(evidence):
@@ -224,7 +234,6 @@ def test_one_seed_decides_nothing(strong):
         assert the(one, claim)["verdict"] == "undecided"
         assert "one seed" in the(one, claim)["reason"]
         assert the(one, claim)["parts"][0]["p"] is None
-    assert "One seed" in recommend([one], TOLERANCE)[0]["sentences"][-1]
 
 
 @pytest.mark.parametrize("control", [(), (0,)])
@@ -404,6 +413,7 @@ def test_deep_networks_are_judged_once(made_up):
 def test_verdicts_are_plain_json_and_say_what_they_mean(strong):
     found = judge([strong], TOLERANCE)
     json.dumps(found, allow_nan=False)
+    assert plain(typed(tuple[Verdict, ...], found, "claims.json")) == found
     assert [one["claim"] for one in found] == [1, 2, 3, 4, 5]
     two = found[1]
     assert two["interval"][0] < two["effect"] < two["interval"][1]
@@ -440,3 +450,7 @@ def test_a_control_that_is_hardly_ever_right_is_no_denominator(strong):
     found = the(change(strong, 1, control_values=control, saturated=()), 2)
     assert found["verdict"] == "undecided"
     assert "l2: the control's distances are all zero" in found["reason"]
+
+
+def test_whatever_stands_in_the_way_has_words():
+    assert set(OBSTACLES) == set(get_args(Obstacle))

@@ -41,6 +41,34 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedFinding(Finding):
+    """A finding on several levels and seeds of one arm, told once: `detail`, `share`, `level` and `seed` are those of the worst."""
+
+    data: str = ""
+    objective: str = ""
+    penalty: str = ""
+    control: bool = False
+    seed: int | None = None
+    levels: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedCheck(Checked):
+    """What became of one check on so many networks of one arm: on which levels, in which seeds."""
+
+    data: str = ""
+    model: str
+    objective: str = ""
+    penalty: str = ""
+    method: str
+    control: bool = False
+    networks: int
+    levels: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """What was found, and what became of every check, both in the order of the codes."""
 
@@ -48,4 +76,4 @@ class Audit:
     checks: list[Checked]
 
 
-__all__ = ["Audit", "Checked", "Finding", "Severity", "State"]
+__all__ = ["Audit", "Checked", "Finding", "PlacedCheck", "PlacedFinding", "Severity", "State"]

@@ -90,10 +90,9 @@ def attack_model(
         examined = (
             examine_model(network, test.x, test.y, own, seed=seed, samples=100, box=test.box) if audit else Audit(findings=[], checks=[])
         )
-    checks = [asdict(check) for check in examined.checks]
     accuracy = float(outcome.correct.double().mean())
     if as_json:
-        told = {"audit": [asdict(finding) for finding in examined.findings], "audit_checks": checks}
+        told = {"audit": [asdict(finding) for finding in examined.findings], "audit_checks": [asdict(check) for check in examined.checks]}
         print(json.dumps(_plain(model, test, accuracy, rows) | told, indent=1, allow_nan=False))
         return
     console.print(attack_table(model, test, accuracy, rows))
@@ -102,7 +101,9 @@ def attack_model(
             f"{finding.code} {finding.severity}: {finding.title}: {finding.detail}. {finding.remedy}", markup=False, highlight=False
         )
     if audit:
-        console.print(f"audit: {audit_line(checks)} (what passed does not prove that the model is robust)", markup=False, highlight=False)
+        console.print(
+            f"audit: {audit_line(examined.checks)} (what passed does not prove that the model is robust)", markup=False, highlight=False
+        )
 
 
 def _say(console: Console, note: str) -> None:

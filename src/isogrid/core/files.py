@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -13,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 from torch import Tensor
 
@@ -129,14 +127,3 @@ def load_tensors(path: Path, field: str = "weights") -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except Exception as error:  # damaged bytes may raise anything: an unknown type is a KeyError
         raise InputError(field, str(path), f"a safetensors file ({error}); convert with safetensors.torch.save_file") from None
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON knows them: numpy's scalars unpacked, numbers that are not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,13 +1,16 @@
-"""The recommendation in a reader's words: a headline per model, the boxes below it, marks beside levels. What does not: judging, HTML."""
+"""The recommendation at a glance: a headline per arm, the boxes below it, marks beside levels. Not here: its sentences, judging."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from isogrid.report.tables import BUDGETED, DISTANCES, Study
+from isogrid.report.recommendation import dense_because
+from isogrid.report.tables import Tables
 from isogrid.report.words import joined, norm_label, percent, signed
+from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.results import Best, Change, Compromise, Fragile, Highest, Recommendation
+from isogrid.verdicts.wording import title
 
 UNDECIDED, NONE = "undecided", "none"
 
@@ -26,119 +29,87 @@ class Advice:
     seeds: int
 
 
-def _at(level: int | None, sparsity: float | None) -> str:
-    return "dense" if level == 0 else percent(sparsity)
+def advice(study: Tables, arm: Arm) -> list[Advice]:
+    """The recommendation for an arm: most robust level per norm, compromise, sparsest level not worse than dense, first fragile one."""
+    return [one for found in study.recommendations if found.arm == arm for one in _answers(found, 0 if study.given(arm) else found.seeds)]
 
 
-def _level(part: Mapping[str, Any]) -> tuple[int | None, float | None]:
-    level, sparsity = part.get("level"), part.get("sparsity")
-    return (int(level) if level is not None else None), (float(sparsity) if sparsity is not None else None)
+def _answers(found: Recommendation, seeds: int) -> Iterator[Advice]:
+    for best in found.most_robust:
+        norm = norm_label(best.norm)
+        yield _choice(found, best, f"most robust {norm}", f"Most robust under {norm}", _gain(found, best), "highest mean", seeds)
+    if (both := found.compromise) is not None:
+        yield _choice(found, both, "compromise", "Best compromise over norms, accuracy kept", dense_because(both), "best score", seeds)
+    if found.highest_sparsity is not None:
+        yield _highest(found, found.highest_sparsity, seeds)
+    if found.first_fragile is not None:
+        yield _fragile(found, found.first_fragile, seeds)
 
 
-def _gain(study: Study, row: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    """`+0.15 over dense (90 % [0.11, 0.19])`; relative for distances, absolute for accuracies under a budget."""
-    gain, low, high = part.get("gain"), part.get("low"), part.get("high")
-    if not isinstance(gain, int | float):
-        return ""
-    relative = _is_distance(study, str(part.get("measure") or ""), str(part.get("norm") or ""))
-    scale, unit, digits = (100, " %", 1) if relative else (1, "", 3)
-    ends = [signed(scale * end, digits) if isinstance(end, int | float) else "open" for end in (low, high)]
-    confidence = f"{100 * float(row.get('confidence') or 0.9):.0f} %"
-    return f"{signed(scale * gain, digits)}{unit} over dense ({confidence} interval {ends[0]} to {ends[1]})"
+def _at(found: Recommendation, level: int | None) -> str:
+    return "dense" if level == 0 else percent(_sparsity(found, level))
 
 
-def _is_distance(study: Study, measure: str, norm: str) -> bool:
-    """Whether a measure is a distance: the attack it names has no budget."""
-    if "envelope" in measure:
-        return "@" not in measure
-    budgets = {str(row.get("id")): row.get("eps") for row in study.rows("attacks")}
-    if measure in budgets:
-        return budgets[measure] is None
-    kinds = {c.group.eps is None for c in study.curves if c.group.norm == norm and c.group.metric in (*BUDGETED, *DISTANCES)}
-    return "@" not in measure and kinds == {True}
+def _sparsity(found: Recommendation, level: int | None) -> float | None:
+    return None if level is None else found.sparsity.get(level)
 
 
-def advice(study: Study, model: str) -> list[Advice]:
-    """The recommendation for a model: most robust level per norm, compromise, sparsest level not worse than dense, first fragile one."""
-    found = []
-    for row in study.rows("recommendation", model):
-        for part in row.get("most_robust") or ():
-            norm = norm_label(str(part.get("norm") or ""))
-            found.append(_choice(study, row, part, "most robust", f"Most robust under {norm}", norm))
-        if row.get("compromise"):
-            found.append(_choice(study, row, row["compromise"], "compromise", "Best compromise over norms, accuracy kept", ""))
-        if row.get("highest_sparsity"):
-            found.append(_highest(row["highest_sparsity"], study, model, _seeds(study, row)))
-        if row.get("first_fragile"):
-            found.append(_fragile(row["first_fragile"], _seeds(study, row)))
-    return found
+def _gain(found: Recommendation, gain: Change) -> str:
+    """`+0.15 over dense (90 % interval 0.11 to 0.19)`; relative for distances, absolute for accuracies under a budget."""
+    scale, unit, digits = (100, " %", 1) if gain.unit == "relative" else (1, "", 3)
+    value, low, high = (signed(scale * number, digits) for number in (gain.effect, gain.low, gain.high))
+    return f"{value}{unit} over dense ({100 * found.confidence:.0f} % interval {low} to {high})"
 
 
-def sentences(study: Study, model: str) -> list[str]:
-    """The recommendation in the study's own sentences, each with its effect and interval, and what qualifies them all."""
-    return [str(sentence) for row in study.rows("recommendation", model) for sentence in row.get("sentences") or ()]
-
-
-def _seeds(study: Study, row: Mapping[str, Any]) -> int:
-    return 0 if study.given(str(row.get("model"))) else int(row.get("seeds") or 0)
-
-
-def _choice(study: Study, row: Mapping[str, Any], part: Mapping[str, Any], key: str, title: str, norm: str) -> Advice:
-    level, sparsity = _level(part)
-    decided = bool(part.get("decided"))
-    at = _at(level, sparsity)
-    seeds = _seeds(study, row)
-    detail = _gain(study, row, part)
-    if level == 0:  # dense has no gain over itself
-        detail = str(part.get("reason") or "dense has the highest mean; no sparse level is shown to be better")
-    elif not decided:
-        best = "highest mean" if norm else "best score"
-        detail = f"{best}: {at}; {detail}" if detail else f"{best}: {at}, not shown to beat dense"
+def _choice(found: Recommendation, best: Best | Compromise, key: str, title: str, told: str, praise: str, seeds: int) -> Advice:
+    at, detail = _at(found, best.level), told
+    if best.level == 0:  # dense has no gain over itself
+        detail = told if isinstance(best, Compromise) else "dense has the highest mean; no sparse level is shown to be better"
+    elif not best.decided:
+        detail = f"{praise}: {at}; {told}" if told else f"{praise}: {at}, not shown to beat dense"
     return Advice(
-        key=f"{key} {norm}".strip(),
+        key=key,
         title=title,
-        value=at if decided else UNDECIDED,
+        value=at if best.decided else UNDECIDED,
         detail=detail,
-        decided=decided,
-        level=level,
-        sparsity=sparsity,
+        decided=best.decided,
+        level=best.level,
+        sparsity=_sparsity(found, best.level),
         seeds=seeds,
     )
 
 
-def _highest(part: Mapping[str, Any], study: Study, model: str, seeds: int) -> Advice:
-    level, sparsity = _level(part)
-    stopped = part.get("stopped_at")
-    at = percent(study.sparsities(model).get(int(stopped))) if stopped is not None else ""
+def _highest(found: Recommendation, highest: Highest, seeds: int) -> Advice:
+    level: int | None = highest.level
+    at = _at(found, highest.stopped_at) if highest.stopped_at is not None else ""
     detail = f"{at} is not shown to be as good" if at else "the last level measured" if level else ""
-    none = not level and bool(part.get("decided"))
+    none = not level and highest.decided
     if none:
-        level, sparsity, detail = None, None, f"{at} is already worse" if at else ""
+        level, detail = None, f"{at} is already worse" if at else ""
     return Advice(
         key="not worse",
         title="Highest sparsity not worse than dense",
-        value=_at(level, sparsity) if level else NONE if none else UNDECIDED,
+        value=_at(found, level) if level else NONE if none else UNDECIDED,
         detail=detail,
-        decided=bool(level) or none,
+        decided=highest.decided,
         level=level,
-        sparsity=sparsity,
+        sparsity=_sparsity(found, level),
         seeds=seeds,
     )
 
 
-def _fragile(part: Mapping[str, Any], seeds: int) -> Advice:
-    level, sparsity = _level(part)
-    blame = ", ".join(str(name) for name in part.get("in") or ())
+def _fragile(found: Recommendation, fragile: Fragile, seeds: int) -> Advice:
+    blame = ", ".join(title(loss) for loss in fragile.losses)
+    detail = "the network has collapsed" if fragile.collapsed else f"below dense in {blame}" if blame else ""
+    none = fragile.level is None
     return Advice(
         key="fragile",
         title="First fragile level",
-        value=_at(level, sparsity) if level is not None else "none found",
-        detail=("the network has collapsed" if blame == "collapsed" else f"below dense in {blame}" if blame else "")
-        if level is not None
-        else "no level is shown to be worse than dense minus tolerance",
+        value="none found" if none else _at(found, fragile.level),
+        detail="no level is shown to be worse than dense minus tolerance" if none else detail,
         decided=True,
-        level=level,
-        sparsity=sparsity,
+        level=fragile.level,
+        sparsity=_sparsity(found, fragile.level),
         seeds=seeds,
     )
 

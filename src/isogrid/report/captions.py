@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from isogrid.report.tables import Curve, Group, Study
+from isogrid.report.tables import Curve, Group, Tables
 from isogrid.report.words import attack_label, group_title, joined, number, percent, samples_note
 
 
-def curve_label(study: Study, curve: Curve) -> str:
+def curve_label(study: Tables, curve: Curve) -> str:
     """The attack, and its number of samples where that is not the study's."""
     note = samples_note(curve.samples, study.samples)
     return attack_label(curve.attack) + (f" ({note})" if note else "")
 
 
-def on_samples(study: Study, curves: Sequence[Curve]) -> str:
+def on_samples(study: Tables, curves: Sequence[Curve]) -> str:
     """`, n = 200 of 1000 test samples` where it is not all of them."""
     notes = dict.fromkeys(note for curve in curves if (note := samples_note(curve.samples, study.samples)))
     return f", {joined(list(notes))} of {study.samples} test samples" if notes and study.samples else ""
 
 
-def few_samples(study: Study, curves: Sequence[Curve]) -> str:
+def few_samples(study: Tables, curves: Sequence[Curve]) -> str:
     """A sentence on the attacks that did not see all test samples; empty where every one did."""
     few = [curve_label(study, curve) for curve in curves if samples_note(curve.samples, study.samples)]
     return f" On fewer than all {study.samples} test samples: {joined(few)}." if few else ""
@@ -41,9 +41,9 @@ def describe(model: str, curve: Curve, group: Group) -> str:
     )
 
 
-def caption(study: Study, main: Curve, others: Sequence[Curve], twin: Curve | None, several: bool) -> str:
-    """What an overview shows: which attacks, over which samples and seeds, against which twin."""
-    seeds, given = max((point.seeds for point in main.points), default=0), study.given(main.model)
+def caption(study: Tables, main: Curve, others: Sequence[Curve], control: Curve | None, several: bool) -> str:
+    """What an overview shows: which attacks, over which samples and seeds, against which control."""
+    seeds, given = max((point.seeds for point in main.points), default=0), study.given(main.arm)
     mean = "" if given else f", mean of {seeds} seed{'s' if seeds != 1 else ''}"
     parts = [
         f"Bold: {'the envelope' if main.is_envelope else attack_label(main.attack)}"
@@ -52,13 +52,13 @@ def caption(study: Study, main: Curve, others: Sequence[Curve], twin: Curve | No
     ]
     if others:
         parts.append(f"Thin: {joined([curve_label(study, curve) for curve in others])}.")
-    if twin is None:
-        parts.append("This attack has no dense twin: no control.")
-    elif twin.attack != main.attack:
-        met = joined([attack_label(attack) for attack in twin.over])
-        parts.append(f"The dense twin met {met} alone: compare it with the shared envelope, as the claims do.")
+    if control is None:
+        parts.append("This attack has no dense control: no control.")
+    elif control.attack != main.attack:
+        met = joined([attack_label(attack) for attack in control.over])
+        parts.append(f"The dense control met {met} alone: compare it with the shared envelope, as the claims do.")
     else:
-        parts.append("Each twin is drawn at the level whose training it shares.")
+        parts.append("Each control is drawn at the level whose training it shares.")
     if main.points and all(point.void for point in main.points):
         parts.append("Every level is void: what is known, the median and what failed, is in the frontier below.")
     elif not several and not given:

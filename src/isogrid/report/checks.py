@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from isogrid.audit.findings import Checked, PlacedCheck
 from isogrid.report.verdicts import place
 from isogrid.report.words import SEVERITIES, joined
 
@@ -14,7 +14,7 @@ STATES = {"found": ("!", "open"), "passed": ("âœ“", "good"), "not checked": ("â€
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class StateRow:
     """One state of one check: on which networks, and what it could not look at."""
 
     state: str
@@ -25,49 +25,49 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class CheckRow:
     """One check of the audit, with one line per state and gap."""
 
     code: str
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[StateRow, ...]
 
 
-def check_rows(stored: Sequence[Mapping[str, Any]]) -> list[Check]:
-    """The rows of `audit_checks` in the summary, by code; equal states of several models and methods share a line."""
+def check_rows(stored: Sequence[PlacedCheck]) -> list[CheckRow]:
+    """What became of the checks, by code; equal states of several models and methods share a line."""
     found = []
-    for code in sorted({str(row["code"]) for row in stored}):
-        rows = [row for row in stored if row["code"] == code]
-        kinds = dict.fromkeys((str(row["state"]), str(row.get("gap") or "")) for row in rows)
-        lines = [_line(kind, [row for row in rows if (row["state"], row.get("gap") or "") == kind], rows) for kind in kinds]
+    for code in sorted({one.code for one in stored}):
+        of_code = [one for one in stored if one.code == code]
+        kinds = dict.fromkeys((one.state, one.gap) for one in of_code)
+        lines = [_line([one for one in of_code if (one.state, one.gap) == kind], of_code) for kind in kinds]
         order = list(STATES)
-        found.append(Check(code=code, title=str(rows[0]["title"]), lines=tuple(sorted(lines, key=lambda line: order.index(line.state)))))
+        lines.sort(key=lambda line: order.index(line.state))
+        found.append(CheckRow(code=code, title=of_code[0].title, lines=tuple(lines)))
     return found
 
 
-def _line(kind: tuple[str, str], rows: Sequence[Mapping[str, Any]], of_code: Sequence[Mapping[str, Any]]) -> Line:
-    state, gap = kind
-    sign, tone = SEVERITIES.get(str(rows[0].get("severity")), STATES[state]) if state == "found" else STATES[state]
-    if len(rows) == len(of_code):
-        where = "every network"
-    else:
-        where = "; ".join(f"{place(row)} ({row['networks']} network{'s' if row['networks'] != 1 else ''})" for row in rows)
-    return Line(state=state, sign=sign, tone=tone, where=where, gap=gap)
+def _line(alike: Sequence[PlacedCheck], of_code: Sequence[PlacedCheck]) -> StateRow:
+    first = alike[0]
+    sign, tone = SEVERITIES[first.severity] if first.state == "found" else STATES[first.state]
+    where = "every network"
+    if len(alike) < len(of_code):
+        where = "; ".join(f"{place(one)} ({one.networks} network{'s' if one.networks != 1 else ''})" for one in alike)
+    return StateRow(state=first.state, sign=sign, tone=tone, where=where, gap=first.gap)
 
 
-def audit_line(stored: Sequence[Mapping[str, Any]]) -> str:
-    """All checks in one sentence, from rows of `audit_checks` or from `Checked` as dictionaries.
+def audit_line(stored: Sequence[Checked]) -> str:
+    """All checks in one sentence.
 
     >>> rows = [("IG001", "error", "passed"), ("IG005", "error", "found"), ("IG005", "error", "passed"), ("IG006", "info", "not checked")]
-    >>> audit_line([{"code": code, "severity": severity, "state": state} for code, severity, state in rows])
+    >>> audit_line([Checked(code=code, severity=severity, title="", state=state, gap="") for code, severity, state in rows])
     'found IG005 (error); passed 1 of 3 checks; not checked IG006'
     """
     if not stored:
         return "nothing is known of its checks"
     states: dict[str, set[str]] = {}
-    severity = {str(row["code"]): str(row["severity"]) for row in stored}
-    for row in stored:
-        states.setdefault(str(row["code"]), set()).add(str(row["state"]))
+    severity = {one.code: one.severity for one in stored}
+    for one in stored:
+        states.setdefault(one.code, set()).add(one.state)
     found = [f"{code} ({severity[code]})" for code, seen in sorted(states.items()) if "found" in seen]
     partly = [code for code, seen in sorted(states.items()) if "found" not in seen and len(seen) > 1]
     never = [code for code, seen in sorted(states.items()) if seen == {"not checked"}]

@@ -12,19 +12,25 @@ from isogrid.report import figures
 from isogrid.report.advice import Advice, advice
 from isogrid.report.page import Numbering, facts, render
 from isogrid.report.style import MARKERS, SERIES, Drawing, drawing_style, finish, new_figure, slugify
-from isogrid.report.tables import Curve, Group, Study, read_study
-from isogrid.report.verdicts import Claim, attack_name, claims
+from isogrid.report.tables import Curve, Group, Tables, read_tables
+from isogrid.report.verdicts import ClaimRow, attack_name, claim_rows
 from isogrid.report.words import CLAIMS, MISSING, attack_label, group_title, joined
+from isogrid.verdicts.arm import Arm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One model of one study."""
+class Entry:
+    """One arm of one study."""
 
     study: str
-    model: str
-    source: Study
+    arm: Arm
+    source: Tables
     answers: tuple[Advice | None, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """The arm as a reader knows it."""
+        return self.source.title(self.arm)
 
 
 def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> Path:
@@ -35,18 +41,18 @@ def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> 
     """
     if len({Path(folder).resolve() for folder in folders}) < max(len(folders), 2):
         raise InputError("folders", " ".join(str(folder) for folder in folders), "two or more different study folders")
-    studies = [read_study(Path(folder)) for folder in folders]
+    studies = [read_tables(Path(folder)) for folder in folders]
     names = _names(studies)
     found = {
-        (name, model): {one.title: one for one in advice(study, model)}
+        (name, arm): {one.title: one for one in advice(study, arm)}
         for name, study in zip(names, studies, strict=True)
-        for model in study.models
+        for arm in study.arms
     }
     questions = list(dict.fromkeys(title for answers in found.values() for title in answers))
     lines = [
-        Line(study=name, model=model, source=study, answers=tuple(found[name, model].get(title) for title in questions))
+        Entry(study=name, arm=arm, source=study, answers=tuple(found[name, arm].get(title) for title in questions))
         for name, study in zip(names, studies, strict=True)
-        for model in study.models
+        for arm in study.arms
     ]
     numbers = Numbering()
     with drawing_style():
@@ -74,7 +80,7 @@ def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> 
     return Path(target)
 
 
-def _names(studies: Sequence[Study]) -> list[str]:
+def _names(studies: Sequence[Tables]) -> list[str]:
     """The studies' names, with the folder where two share one."""
     plain = [study.name for study in studies]
     return [
@@ -83,7 +89,7 @@ def _names(studies: Sequence[Study]) -> list[str]:
     ]
 
 
-def _warning(studies: Sequence[Study]) -> str:
+def _warning(studies: Sequence[Tables]) -> str:
     told = []
     data = {str((study.summary.get("data") or {}).get("name")) for study in studies}
     if len(data) > 1:
@@ -93,12 +99,12 @@ def _warning(studies: Sequence[Study]) -> str:
     return " ".join(told)
 
 
-def _claims(lines: Sequence[Line]) -> list[tuple[int, str, list[Claim | None]]]:
-    judged = [{claim.number: claim for claim in claims(line.source, line.model)} for line in lines]
+def _claims(lines: Sequence[Entry]) -> list[tuple[int, str, list[ClaimRow | None]]]:
+    judged = [{claim.number: claim for claim in claim_rows(line.source, line.arm)} for line in lines]
     return [(number, CLAIMS.get(number, ""), [one.get(number) for one in judged]) for number in sorted({k for one in judged for k in one})]
 
 
-def _row(name: str, study: Study) -> dict[str, str]:
+def _row(name: str, study: Tables) -> dict[str, str]:
     attacks = [f"{attack_name(row)}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")]
     return {
         "name": name,
@@ -111,37 +117,37 @@ def _row(name: str, study: Study) -> dict[str, str]:
     }
 
 
-def _overlays(lines: Sequence[Line]) -> list[Drawing]:
+def _overlays(lines: Sequence[Entry]) -> list[Drawing]:
     """A figure per (metric, threat, attack) that two or more models have, envelopes first; and one of the accuracy."""
-    shared: dict[tuple[Group, str], list[tuple[int, Line, Curve]]] = {}
+    shared: dict[tuple[Group, str], list[tuple[int, Entry, Curve]]] = {}
     for place, line in enumerate(lines):
         study = line.source
-        for curve in study.select(line.model, method=study.method(line.model), metric="accuracy"):
+        for curve in study.select(line.arm, metric="accuracy"):
             shared.setdefault((curve.group, ""), []).append((place, line, curve))
-        for group in study.groups(line.model):
-            for curve in study.attacks(line.model, group):
+        for group in study.groups(line.arm):
+            for curve in study.attacks(line.arm, group):
                 shared.setdefault((group, curve.attack), []).append((place, line, curve))
     order = sorted(shared, key=lambda key: (key[0].metric == "accuracy", not key[1].startswith("envelope"), *key[0].order, key[1]))
     return [_overlay(group, attack, shared[group, attack]) for group, attack in order if len(shared[group, attack]) > 1]
 
 
-def _overlay(group: Group, attack: str, drawn: Sequence[tuple[int, Line, Curve]]) -> Drawing:
+def _overlay(group: Group, attack: str, drawn: Sequence[tuple[int, Entry, Curve]]) -> Drawing:
     figure = new_figure(figures.WIDTH, 2.75)
     axes = figure.subplots()
     states: set[str] = set()
     keys, several, sparsities = [], False, list[float]()
     for place, line, curve in drawn:
         colour, marker, dashed = SERIES[place % len(SERIES)][0], MARKERS[place % len(MARKERS)], place >= len(SERIES)
-        states |= figures.draw_curve(
-            axes, curve, figures.positions(curve, line.source.sparsities(line.model)), colour, marker, dashed=dashed
-        )
+        states |= figures.draw_curve(axes, curve, figures.positions(curve, line.source.sparsities(line.arm)), colour, marker, dashed=dashed)
         keys.append(figures.key(f"{line.study}: {line.model}", colour, marker, **({"ls": (0, (4, 2))} if dashed else {})))
         sparsities += [point.sparsity for point in curve.points]
         several |= any(point.sd == point.sd for point in curve.points)
     figures.finish_axes(axes, group, sparsities)
     colour = SERIES[drawn[0][0] % len(SERIES)][0]
     figures.add_legend(
-        figure, keys + figures.legend_keys(states=states, twin=False, dense=False, band=several, colour=colour, tolerance=False), columns=1
+        figure,
+        keys + figures.legend_keys(states=states, control=False, dense=False, band=several, colour=colour, tolerance=False),
+        columns=1,
     )
     title = "Accuracy without attack" if group.metric == "accuracy" else f"{attack_label(attack)}: {group_title(group)}"
     alt = f"{title} against sparsity, for {joined([f'{line.model} of {line.study}' for _, line, _ in drawn])}."

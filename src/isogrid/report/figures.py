@@ -19,9 +19,10 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from isogrid.report.advice import advice
 from isogrid.report.captions import caption, curve_label, describe, few_samples, on_samples
-from isogrid.report.style import GRID, INK, MARKERS, MUTED, PAGE, SERIES, TWIN_COLOUR, Drawing, colours, finish, new_figure, slugify
-from isogrid.report.tables import DISTANCES, ENVELOPE, SHARED, TWIN, Curve, Group, Point, Study
+from isogrid.report.style import CONTROL_COLOUR, GRID, INK, MARKERS, MUTED, PAGE, SERIES, Drawing, colours, finish, new_figure, slugify
+from isogrid.report.tables import DISTANCES, ENVELOPE, SHARED, Curve, Group, Point, Tables
 from isogrid.report.words import axis_title, group_title, norm_label
+from isogrid.verdicts.arm import Arm
 
 WIDTH = 4.6
 TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
@@ -51,7 +52,7 @@ def level_axis(axes: Axes, sparsities: Sequence[float], *, label: bool = True, f
 
 
 def positions(curve: Curve, sparsities: dict[int, float]) -> list[float]:
-    """Share of weights left per point; a dense twin stands at the level whose training it shares."""
+    """Share of weights left per point; a dense control stands at the level whose training it shares."""
     return [max(1.0 - sparsities.get(point.level, point.sparsity), 1e-6) for point in curve.points]
 
 
@@ -113,12 +114,12 @@ def key(label: str, colour: str, marker: str, **line: Any) -> Line2D:
 
 
 def legend_keys(
-    *, states: set[str], twin: bool, dense: bool, band: bool, colour: str, tolerance: bool, given: bool = False
+    *, states: set[str], control: bool, dense: bool, band: bool, colour: str, tolerance: bool, given: bool = False
 ) -> list[Line2D | Patch]:
     """The part of a legend that explains how to read the marks; only what the figure really shows."""
     keys: list[Line2D | Patch] = []
-    if twin:
-        keys.append(key("dense twin, equal training", TWIN_COLOUR, "s", ls=(0, (4, 2))))
+    if control:
+        keys.append(key("dense control, equal training", CONTROL_COLOUR, "s", ls=(0, (4, 2))))
     if dense:
         keys.append(Line2D([], [], color=INK, lw=0.9, ls=(0, (1, 1.6)), label="level 0" if given else "untouched dense network"))
     if dense and tolerance:
@@ -154,17 +155,17 @@ def headline(curves: Sequence[Curve]) -> Curve:
     return min(curves, key=mean)
 
 
-def attack_looks(study: Study, norm: str) -> dict[str, tuple[str, str]]:
+def attack_looks(study: Tables, norm: str) -> dict[str, tuple[str, str]]:
     """Attack name -> (colour, marker) among the attacks of one norm, the same in every figure of the study."""
     listed = [str(row.get("name")) for row in study.rows("attacks") if row.get("norm") == norm]
     met = [curve.name for curve in study.curves if curve.group.norm == norm and curve.is_attack]
     return {**colours([*listed, *met]), ENVELOPE: (INK, MARKERS[0]), SHARED: (MUTED, MARKERS[0])}
 
 
-def draw_marks(axes: Axes, study: Study, model: str, norm: str) -> list[Line2D | Patch]:
+def draw_marks(axes: Axes, study: Tables, arm: Arm, norm: str) -> list[Line2D | Patch]:
     """Set the decided recommendations that concern this norm on the upper edge of the axes; returns their legend keys."""
-    levels, keys = study.sparsities(model), list[Line2D | Patch]()
-    for one in advice(study, model):
+    levels, keys = study.sparsities(arm), list[Line2D | Patch]()
+    for one in advice(study, arm):
         kind = one.key.split(" ℓ")[0]
         ours = one.key.endswith(norm_label(norm)) if kind == "most robust" else True
         if kind in MARKS and ours and one.decided and one.level in levels:
@@ -175,10 +176,10 @@ def draw_marks(axes: Axes, study: Study, model: str, norm: str) -> list[Line2D |
     return keys
 
 
-def overview(study: Study, model: str, group: Group, folder: Path | None) -> Drawing:
-    """The headline curve of one threat model with its twin and full uncertainty, the study's attacks thin beside it."""
-    curves = study.attacks(model, group)
-    main, looks, levels = headline(curves), attack_looks(study, group.norm), study.sparsities(model)
+def overview(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Drawing:
+    """The headline curve of one threat model with its control and full uncertainty, the study's attacks thin beside it."""
+    curves = study.attacks(arm, group)
+    main, looks, levels = headline(curves), attack_looks(study, group.norm), study.sparsities(arm)
     others = [curve for curve in curves if curve is not main]
     colour, marker = looks[main.name]
     figure = new_figure(WIDTH, 2.75)
@@ -186,9 +187,9 @@ def overview(study: Study, model: str, group: Group, folder: Path | None) -> Dra
     states: set[str] = set()
     for curve in others:
         states |= draw_curve(axes, curve, positions(curve, levels), *looks[curve.name], thin=True)
-    twin = study.twin(main)
-    if twin is not None:
-        states |= draw_curve(axes, twin, positions(twin, levels), TWIN_COLOUR, "s", dashed=True)
+    control = study.control(main)
+    if control is not None:
+        states |= draw_curve(axes, control, positions(control, levels), CONTROL_COLOUR, "s", dashed=True)
     states |= draw_curve(axes, main, positions(main, levels), colour, marker)
     dense = draw_reference(axes, main.at(0), group, study.tolerance)
     finish_axes(axes, group, [1.0 - p for p in positions(main, levels)])
@@ -198,16 +199,16 @@ def overview(study: Study, model: str, group: Group, folder: Path | None) -> Dra
     several = any(math.isfinite(point.sd) for point in main.points)
     tolerance = _tolerance(group, study.tolerance) > 0
     keys += legend_keys(
-        states=states, twin=twin is not None, dense=dense, band=several, colour=colour, tolerance=tolerance, given=study.given(model)
+        states=states, control=control is not None, dense=dense, band=several, colour=colour, tolerance=tolerance, given=study.given(arm)
     )
-    add_legend(figure, keys + draw_marks(axes, study, model, group.norm))
+    add_legend(figure, keys + draw_marks(axes, study, arm, group.norm))
     return finish(
         figure,
         folder,
-        slug=slugify(model, group.metric, group.norm, group.domain, group.eps),
+        slug=slugify(study.title(arm), group.metric, group.norm, group.domain, group.eps),
         title=group_title(group),
-        alt=describe(model, main, group),
-        caption=caption(study, main, others, twin, several),
+        alt=describe(study.title(arm), main, group),
+        caption=caption(study, main, others, control, several),
     )
 
 
@@ -221,96 +222,94 @@ def finish_axes(axes: Axes, group: Group, sparsities: Sequence[float]) -> None:
     axes.set_title(axis_title(group) if group.metric != "accuracy" else "accuracy (share of all samples)")
 
 
-def stack(study: Study, model: str, group: Group, folder: Path | None) -> Drawing | None:
-    """One panel per attack of a threat model, each with its own twin, reference and uncertainty; None for a single attack."""
-    curves = [curve for curve in study.attacks(model, group) if curve.is_attack]
+def stack(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Drawing | None:
+    """One panel per attack of a threat model, each with its own control, reference and uncertainty; None for a single attack."""
+    curves = [curve for curve in study.attacks(arm, group) if curve.is_attack]
     if len(curves) < 2:
         return None
-    looks, levels, tolerance = attack_looks(study, group.norm), study.sparsities(model), study.tolerance
+    looks, levels, tolerance = attack_looks(study, group.norm), study.sparsities(arm), study.tolerance
     figure = new_figure(WIDTH, 0.45 + 1.15 * len(curves))
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
-    states, twins, dense = set[str](), False, False
+    states, controls, dense = set[str](), False, False
     for place, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
-        twin = study.one(model, TWIN, group, curve.attack)
-        if twin is not None:
-            states |= draw_curve(axes, twin, positions(twin, levels), TWIN_COLOUR, "s", dashed=True)
+        control = study.one(arm, group, curve.attack, control=True)
+        if control is not None:
+            states |= draw_curve(axes, control, positions(control, levels), CONTROL_COLOUR, "s", dashed=True)
         states |= draw_curve(axes, curve, positions(curve, levels), *looks[curve.name])
         dense |= draw_reference(axes, curve.at(0), group, tolerance)
-        twins |= twin is not None
+        controls |= control is not None
         finish_axes(axes, group, list(levels.values()))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
         axes.set_title(
-            curve_label(study, curve) + ("" if twin is not None else "  (no twin attacked)"), color=looks[curve.name][0], fontsize=8.5
+            curve_label(study, curve) + ("" if control is not None else "  (no control attacked)"), color=looks[curve.name][0], fontsize=8.5
         )
         if place < len(curves) - 1:
             axes.set_xlabel("")
     several = any(math.isfinite(point.sd) for curve in curves for point in curve.points)
-    against = "figure at level 0" if study.given(model) else "dense twin and its own untouched dense reference"
+    against = "figure at level 0" if study.given(arm) else "dense control and its own untouched dense reference"
     add_legend(
         figure,
         legend_keys(
             states=states,
-            twin=twins,
+            control=controls,
             dense=dense,
             band=several,
             colour=MUTED,
             tolerance=_tolerance(group, tolerance) > 0,
-            given=study.given(model),
+            given=study.given(arm),
         ),
     )
     return finish(
         figure,
         folder,
-        slug=slugify(model, group.metric, group.norm, group.domain, group.eps, "attacks"),
+        slug=slugify(study.title(arm), group.metric, group.norm, group.domain, group.eps, "attacks"),
         title=f"{group_title(group)}: each attack",
-        alt=" ".join(describe(model, curve, group) for curve in curves),
+        alt=" ".join(describe(study.title(arm), curve, group) for curve in curves),
         caption=f"Each attack against its own {against}. Vertical scales differ." + few_samples(study, curves),
     )
 
 
-def accuracy(study: Study, model: str, folder: Path | None) -> Drawing | None:
+def accuracy(study: Tables, arm: Arm, folder: Path | None) -> Drawing | None:
     """Accuracy without attack against sparsity; None where the study has none."""
-    curve = next(iter(study.select(model, method=study.method(model), metric="accuracy")), None)
+    curve = next(iter(study.select(arm, metric="accuracy")), None)
     if curve is None:
         return None
-    levels = study.sparsities(model)
+    levels = study.sparsities(arm)
     figure = new_figure(WIDTH, 2.75)
     axes = figure.subplots()
-    twin = study.one(model, TWIN, curve.group, curve.attack)
-    states = draw_curve(axes, twin, positions(twin, levels), TWIN_COLOUR, "s", dashed=True) if twin is not None else set()
+    control = study.one(arm, curve.group, curve.attack, control=True)
+    states = draw_curve(axes, control, positions(control, levels), CONTROL_COLOUR, "s", dashed=True) if control is not None else set()
     states |= draw_curve(axes, curve, positions(curve, levels), SERIES[0][0], "o")
     dense = draw_reference(axes, curve.at(0), curve.group, study.tolerance)
     finish_axes(axes, curve.group, list(levels.values()))
     several = any(math.isfinite(point.sd) for point in curve.points)
     tolerance = _tolerance(curve.group, study.tolerance) > 0
-    keys: list[Line2D | Patch] = [key("as given" if study.given(model) else "pruned", SERIES[0][0], "o")]
+    keys: list[Line2D | Patch] = [key("as given" if study.given(arm) else "pruned", SERIES[0][0], "o")]
     add_legend(
         figure,
         keys
         + legend_keys(
             states=states,
-            twin=twin is not None,
+            control=control is not None,
             dense=dense,
             band=several,
             colour=SERIES[0][0],
             tolerance=tolerance,
-            given=study.given(model),
+            given=study.given(arm),
         ),
     )
-    told = "" if study.given(model) else ", mean over seeds"
+    told = "" if study.given(arm) else ", mean over seeds"
     told = f"Share of test samples classified correctly without any attack{told}{on_samples(study, [curve])}."
-    alt = describe(model, curve, curve.group).replace(group_title(curve.group), "Accuracy without attack")
-    return finish(figure, folder, slug=slugify(model, "accuracy"), title="Accuracy without attack", alt=alt, caption=told)
+    alt = describe(study.title(arm), curve, curve.group).replace(group_title(curve.group), "Accuracy without attack")
+    return finish(figure, folder, slug=slugify(study.title(arm), "accuracy"), title="Accuracy without attack", alt=alt, caption=told)
 
 
-def per_class(study: Study, model: str, folder: Path | None) -> Drawing | None:
+def per_class(study: Tables, arm: Arm, folder: Path | None) -> Drawing | None:
     """Accuracy of each class as small multiples (mean and sd over seeds); None without such rows or above 20 classes."""
-    table = study.frontier
-    if table.empty or "metric" not in table:
+    rows = study.values(arm)
+    if rows.empty:
         return None
-    rows = table[
-        (table["model"] == model) & (table["method"] == study.method(model)) & table["metric"].astype(str).str.startswith("accuracy_class_")
-    ]
+    rows = rows[rows["metric"].astype(str).str.startswith("accuracy_class_")]
     names = sorted(rows["metric"].unique(), key=lambda name: (len(name), name))
     if not 1 < len(names) <= 20:
         return None
@@ -327,14 +326,14 @@ def per_class(study: Study, model: str, folder: Path | None) -> Drawing | None:
             .agg(sparsity=("sparsity", "mean"), mean=("value", "mean"), sd=("value", "std"))
         )
         left = (1.0 - one["sparsity"]).clip(lower=1e-6)
-        axes.plot((1.0 - whole["sparsity"]).clip(lower=1e-6), whole["value"], color=TWIN_COLOUR, lw=0.8)
+        axes.plot((1.0 - whole["sparsity"]).clip(lower=1e-6), whole["value"], color=CONTROL_COLOUR, lw=0.8)
         axes.fill_between(left, one["mean"] - one["sd"], one["mean"] + one["sd"], color=SERIES[0][0], alpha=_BAND, lw=0)
         axes.plot(left, one["mean"], color=SERIES[0][0], lw=1.4)
         level_axis(axes, list(one["sparsity"]), label=False, few=True)
         axes.set_ylim(0.0, 1.02)
         axes.set_title(f"class {names[place].removeprefix('accuracy_class_')}", fontsize=7.5)
     figure.supxlabel("sparsity in %", fontsize=8, color=MUTED)
-    over = "" if study.given(model) else ", ± 1 sd over seeds"
+    over = "" if study.given(arm) else ", ± 1 sd over seeds"
     told = f"Blue: accuracy of the class{over}. Grey: mean over classes, which hides a class that falls early."
-    alt = f"Accuracy of each of {len(names)} classes of {model} against sparsity."
-    return finish(figure, folder, slug=slugify(model, "accuracy-classes"), title="Accuracy per class", alt=alt, caption=told)
+    alt = f"Accuracy of each of {len(names)} classes of {study.title(arm)} against sparsity."
+    return finish(figure, folder, slug=slugify(study.title(arm), "accuracy-classes"), title="Accuracy per class", alt=alt, caption=told)

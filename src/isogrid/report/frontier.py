@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from isogrid.report.tables import TWIN, Curve, Group, Point, Study
+from isogrid.report.tables import Curve, Group, Point, Tables
 from isogrid.report.words import DOMAINS, STATES, attack_label, eps_text, interval, metric_symbol, number, percent, samples_note
+from isogrid.verdicts.arm import Arm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +51,28 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
-    """The table of one model: the pruned levels and, below them, the dense twin of equal training where it was attacked."""
+    """The table of one arm: the pruned levels and, below them, the dense control of equal training where it was attacked."""
 
-    model: str
+    arm: Arm
     columns: tuple[Column, ...]
     pruned: tuple[Line, ...]
-    twin: tuple[Line, ...]
+    control: tuple[Line, ...]
 
     @property
     def states(self) -> tuple[tuple[str, str], ...]:
         """(state, explanation) of every state that occurs in the table."""
-        met = {cell.state for line in (*self.pruned, *self.twin) for cell in line.cells if cell is not None and cell.state}
+        met = {cell.state for line in (*self.pruned, *self.control) for cell in line.cells if cell is not None and cell.state}
         return tuple((state, why) for state, why in STATES.items() if state in met)
 
 
-def columns(study: Study, model: str) -> tuple[Column, ...]:
+def columns(study: Tables, arm: Arm) -> tuple[Column, ...]:
     """Accuracy, then each threat model: the envelope first, the attacks after it."""
     found = []
-    for curve in study.select(model, method=study.method(model), metric="accuracy"):
+    for curve in study.select(arm, metric="accuracy"):
         detail = " · ".join(part for part in ("no attack", samples_note(curve.samples, study.samples)) if part)
         found.append(Column(title="accuracy", detail=detail, digits=3, group=curve.group, attack=curve.attack))
-    for group in study.groups(model):
-        for curve in study.attacks(model, group):
+    for group in study.groups(arm):
+        for curve in study.attacks(arm, group):
             detail = " · ".join(
                 part
                 for part in (metric_symbol(group), eps_text(group.eps), group.domain, samples_note(curve.samples, study.samples))
@@ -114,17 +115,17 @@ def _lines(
     return tuple(lines)
 
 
-def frontier(study: Study, model: str, marks: Mapping[int, Sequence[str]] | None = None) -> Frontier:
-    """The frontier table of a model; `marks` are words to set beside a level (its part in the recommendation)."""
-    at = columns(study, model)
-    sparsities = study.sparsities(model)
-    pruned = [study.one(model, study.method(model), column.group, column.attack) for column in at]
-    twin = [study.one(model, TWIN, column.group, column.attack) for column in at]
+def frontier(study: Tables, arm: Arm, marks: Mapping[int, Sequence[str]] | None = None) -> Frontier:
+    """The frontier table of an arm; `marks` are words to set beside a level (its part in the recommendation)."""
+    at = columns(study, arm)
+    sparsities = study.sparsities(arm)
+    pruned = [study.one(arm, column.group, column.attack) for column in at]
+    control = [study.one(arm, column.group, column.attack, control=True) for column in at]
     return Frontier(
-        model=model,
+        arm=arm,
         columns=at,
         pruned=_lines(pruned, at, sparsities, marks or {}),
-        twin=_lines(twin, at, sparsities, {}),
+        control=_lines(control, at, sparsities, {}),
     )
 
 

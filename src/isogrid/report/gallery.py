@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from isogrid.report.style import INK, MUTED, Drawing, drawing_style, finish, new_figure, slugify
-from isogrid.report.tables import Study
+from isogrid.report.tables import Tables
 from isogrid.report.words import attack_label, norm_label, number, percent
+from isogrid.verdicts.arm import Arm
 
 MAX_SAMPLES, MAX_LEVELS = 6, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Example:
     """One sample at one level: the adversarial example, the perturbation in diverging colours (uint8 RGB), and what came of it."""
 
     adversarial: np.ndarray
@@ -33,12 +34,12 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class LevelRow:
     """One level of the gallery."""
 
     level: int
     sparsity: float | None
-    cells: tuple[Cell, ...]
+    cells: tuple[Example, ...]
 
     @property
     def label(self) -> str:
@@ -48,13 +49,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """One attack on one model: the clean samples with their labels, a row per level, the perturbation that full colour stands for."""
+    """One attack on one arm, named `model`: the clean samples with their labels, a row per level, the perturbation that full colour
+    stands for."""
 
+    arm: Arm
     model: str
     attack: str
     norm: str
     clean: tuple[tuple[str, np.ndarray], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[LevelRow, ...]
     full: float
 
     @property
@@ -104,7 +107,7 @@ def data_uri(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def galleries(study: Study) -> list[Gallery]:
+def galleries(study: Tables) -> list[Gallery]:
     """Every (model, attack) of the stored gallery, in the order of the study; at most 6 levels and 6 samples of each."""
     tensors = study.gallery
     norms = {str(row.get("id")): str(row.get("norm") or "") for row in study.rows("attacks")}
@@ -114,14 +117,22 @@ def galleries(study: Study) -> list[Gallery]:
             model, level, attack = key.removesuffix("/x_adv").rsplit("/", 2)
             if level.isdigit() and _of_model(tensors, model, "clean") is not None and _of_model(tensors, model, "label") is not None:
                 found.setdefault((model, attack), []).append(int(level))
-    models, attacks = list(study.models), list(norms)
+    by_model = {arm.model: arm for arm in reversed(study.arms)}
+    models, attacks = [arm.model for arm in study.arms], list(norms)
 
     def place(key: tuple[str, str]) -> tuple[int, int, tuple[str, str]]:
         model, attack = key
         return (models.index(model) if model in models else len(models), attacks.index(attack) if attack in attacks else len(attacks), key)
 
     return [
-        _one(study, tensors, model, attack, norms.get(attack, ""), sorted(found[model, attack]))
+        _one(
+            study,
+            tensors,
+            by_model.get(model, Arm(data="", model=model, pruner="")),
+            attack,
+            norms.get(attack, ""),
+            sorted(found[model, attack]),
+        )
         for model, attack in sorted(found, key=place)
     ]
 
@@ -138,13 +149,14 @@ def _pick(levels: Sequence[int]) -> list[int]:
     return [levels[round(k * (len(levels) - 1) / (MAX_LEVELS - 1))] for k in range(MAX_LEVELS)]
 
 
-def _one(study: Study, tensors: Mapping[str, Tensor], model: str, attack: str, norm: str, levels: Sequence[int]) -> Gallery:
+def _one(study: Tables, tensors: Mapping[str, Tensor], arm: Arm, attack: str, norm: str, levels: Sequence[int]) -> Gallery:
+    model = arm.model
     images, classes = _of_model(tensors, model, "clean"), _of_model(tensors, model, "label")
     assert images is not None
     assert classes is not None
     clean, labels = images[:MAX_SAMPLES].float().numpy(), [int(label) for label in classes[:MAX_SAMPLES]]
     count = len(labels)
-    picked, sparsities = _pick(levels), study.sparsities(model)
+    picked, sparsities = _pick(levels), study.sparsities(arm)
     deltas = {level: tensors[f"{model}/{level}/{attack}/x_adv"][:count].float().numpy() - clean for level in picked}
     sizes = np.concatenate([np.abs(delta[np.isfinite(delta)]) for delta in deltas.values()])
     full = float(np.quantile(sizes, 0.999)) if sizes.size else 0.0  # one scale for all levels, so that colours can be compared
@@ -154,7 +166,7 @@ def _one(study: Study, tensors: Mapping[str, Tensor], model: str, attack: str, n
         for k in range(count):
             note, verdict, broken = _outcome(tensors, f"{model}/{level}/{attack}", k, norm, labels[k])
             cells.append(
-                Cell(
+                Example(
                     adversarial=picture(clean[k] + deltas[level][k]),
                     perturbation=difference(deltas[level][k], full),
                     note=note,
@@ -162,9 +174,9 @@ def _one(study: Study, tensors: Mapping[str, Tensor], model: str, attack: str, n
                     broken=broken,
                 )
             )
-        rows.append(Row(level=level, sparsity=sparsities.get(level), cells=tuple(cells)))
+        rows.append(LevelRow(level=level, sparsity=sparsities.get(level), cells=tuple(cells)))
     shown = tuple((str(label), picture(sample)) for label, sample in zip(labels, clean, strict=True))
-    return Gallery(model=model, attack=attack, norm=norm, clean=shown, rows=tuple(rows), full=full)
+    return Gallery(arm=arm, model=study.title(arm), attack=attack, norm=norm, clean=shown, rows=tuple(rows), full=full)
 
 
 def _outcome(tensors: Mapping[str, Tensor], key: str, k: int, norm: str, label: int) -> tuple[str, str, bool]:

@@ -15,8 +15,9 @@ from matplotlib.ticker import FixedLocator
 from isogrid.report.captions import curve_label
 from isogrid.report.figures import WIDTH, add_legend, attack_looks, draw_curve, level_axis, positions
 from isogrid.report.style import MUTED, SERIES, Drawing, finish, new_figure, slugify
-from isogrid.report.tables import THEORY, Group, Study
+from isogrid.report.tables import THEORY, Group, Tables
 from isogrid.report.words import attack_label, eps_text, joined, metric_symbol, norm_label, percent
+from isogrid.verdicts.arm import Arm
 
 # metric -> (label, dashes, place in the palette): bounds dashed, what is exact solid
 THEORY_LINES: dict[str, tuple[str, Any, int]] = {
@@ -30,20 +31,20 @@ THEORY_LINES: dict[str, tuple[str, Any, int]] = {
 }
 
 
-def theory_table(study: Study, model: str) -> pd.DataFrame:
+def theory_table(study: Tables, arm: Arm) -> pd.DataFrame:
     """The theory rows of a model over seeds: metric, norm, domain, eps, level, sparsity, mean, low, high (range), seeds."""
-    table = study.frontier
+    table = study.values(arm)
     columns = ["metric", "norm", "domain", "eps", "level"]
     if table.empty or not {*columns, "attack", "value"} <= set(table.columns):
         return pd.DataFrame()
-    rows = table[(table["model"] == model) & (table["attack"] == THEORY) & (table["method"] == study.method(model))]
+    rows = table[table["attack"] == THEORY]
     values = {"mean": ("value", "mean"), "low": ("value", "min"), "high": ("value", "max"), "seeds": ("value", "count")}
     return rows.groupby(columns, dropna=False).agg(sparsity=("sparsity", "mean"), **values).reset_index()
 
 
-def theory(study: Study, model: str, folder: Path | None) -> list[Drawing]:
+def theory(study: Tables, arm: Arm, folder: Path | None) -> list[Drawing]:
     """For a linear model: the paper's bounds and the exact optimum beside the attacks, a figure per norm, domain and budget."""
-    table = theory_table(study, model)
+    table = theory_table(study, arm)
     if table.empty:
         return []
     table = table[table["metric"].isin(list(THEORY_LINES)) & table["mean"].notna()]
@@ -52,13 +53,13 @@ def theory(study: Study, model: str, folder: Path | None) -> list[Drawing]:
         norm, domain, eps = tuple(key) if isinstance(key, tuple) else (key, "", math.nan)
         budget = None if math.isnan(float(str(eps))) else float(str(eps))
         group = Group(metric="r_2" if budget is None else "r_inf", norm=str(norm), domain=str(domain), eps=budget)
-        drawings.append(_theory_figure(study, model, group, rows, folder))
+        drawings.append(_theory_figure(study, arm, group, rows, folder))
     return drawings
 
 
-def assumption(study: Study, model: str) -> str:
+def assumption(study: Tables, arm: Arm) -> str:
     """How often FGS's assumption behind the multi-class bound held, in a sentence; empty where it was not measured."""
-    table = theory_table(study, model)
+    table = theory_table(study, arm)
     rows = table[table["metric"] == "assumption_share"] if not table.empty else table
     if rows.empty:
         return ""
@@ -67,12 +68,12 @@ def assumption(study: Study, model: str) -> str:
     return f"{held} (at the worst level and seed {percent(worst)})."
 
 
-def _theory_figure(study: Study, model: str, group: Group, rows: pd.DataFrame, folder: Path | None) -> Drawing:
-    looks, levels = attack_looks(study, group.norm), study.sparsities(model)
+def _theory_figure(study: Tables, arm: Arm, group: Group, rows: pd.DataFrame, folder: Path | None) -> Drawing:
+    looks, levels = attack_looks(study, group.norm), study.sparsities(arm)
     figure = new_figure(WIDTH, 2.75)
     axes = figure.subplots()
     keys: list[Any] = []
-    measured = study.attacks(model, group)
+    measured = study.attacks(arm, group)
     for curve in reversed(measured):
         colour, marker = looks[curve.name]
         draw_curve(axes, curve, positions(curve, levels), colour, marker, thin=True)
@@ -93,19 +94,19 @@ def _theory_figure(study: Study, model: str, group: Group, rows: pd.DataFrame, f
     add_legend(figure, keys)
     threat = ", ".join(part for part in (norm_label(group.norm), eps_text(group.eps), f"domain {group.domain}") if part)
     told = joined([THEORY_LINES[name][0] for name in THEORY_LINES if (rows["metric"] == name).any()])
-    spread = "One network per level" if study.given(model) else "Mean over seeds, shaded: range over seeds"
+    spread = "One network per level" if study.given(arm) else "Mean over seeds, shaded: range over seeds"
     beside = f"; thin: {joined([curve_label(study, curve) for curve in measured])} as measured" if measured else ""
     return finish(
         figure,
         folder,
-        slug=slugify(model, "theory", group.norm, group.domain, group.eps),
+        slug=slugify(study.title(arm), "theory", group.norm, group.domain, group.eps),
         title=f"Theory of the linear model, {threat}",
-        alt=f"Theory for {model} against sparsity, {threat}: {told}{beside}.",
+        alt=f"Theory for {study.title(arm)} against sparsity, {threat}: {told}{beside}.",
         caption=f"{spread}{beside}." + (" A bound above 1 says nothing and leaves the picture at the top." if cut else ""),
     )
 
 
-def transfer(study: Study, row: Mapping[str, Any], folder: Path | None) -> Drawing | None:
+def transfer(study: Tables, arm: Arm, row: Mapping[str, Any], folder: Path | None) -> Drawing | None:
     """Heat map of the accuracy of the target level (column) under adversarial examples made on the source level (row)."""
     try:
         matrix = np.array([[math.nan if value is None else float(value) for value in line] for line in row["matrix"]], dtype=float)
@@ -115,7 +116,7 @@ def transfer(study: Study, row: Mapping[str, Any], folder: Path | None) -> Drawi
     count = len(names)
     if matrix.shape != (count, count) or not count:
         return None
-    model, attack = str(row.get("model")), str(row.get("attack") or "")
+    model, attack = study.title(arm), str(row.get("attack") or "")
     figure = new_figure(WIDTH, WIDTH * 0.86)
     axes = figure.subplots()
     mesh = axes.pcolormesh(np.ma.masked_invalid(matrix), cmap="cividis", vmin=0.0, vmax=1.0, edgecolors="face", linewidth=0.3)

@@ -14,13 +14,15 @@ import jinja2
 
 from isogrid.core.files import write_text
 from isogrid.report import figures, gallery, matrices
-from isogrid.report.advice import Advice, advice, headline, marks, sentences
+from isogrid.report.advice import Advice, advice, headline, marks
 from isogrid.report.checks import check_rows
 from isogrid.report.frontier import Frontier, frontier
+from isogrid.report.recommendation import sentences
 from isogrid.report.style import Drawing, drawing_style, slugify, variables
-from isogrid.report.tables import Group, Study, read_study
-from isogrid.report.verdicts import Claim, attack_rows, claims, findings
+from isogrid.report.tables import Group, Tables, read_tables
+from isogrid.report.verdicts import ClaimRow, attack_rows, claim_rows, finding_rows
 from isogrid.report.words import joined, norm_label, number
+from isogrid.verdicts.arm import Arm
 
 HERE = Path(__file__).parent
 
@@ -49,8 +51,8 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPart:
-    """Everything the page says of one model."""
+class Part:
+    """Everything the page says of one arm."""
 
     name: str
     slug: str
@@ -58,7 +60,7 @@ class ModelPart:
     headline: str
     advice: tuple[Advice, ...]
     sentences: tuple[str, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[ClaimRow, ...]
     blocks: tuple[Block, ...]
     frontier: Frontier
     galleries: tuple[Mapping[str, Any], ...]
@@ -79,15 +81,15 @@ def build_report(folder: Path, *, workers: int = 1) -> Path:
     """Write report.html and figures/*.svg, *.png into a study folder, from its stored tables; returns the page's path.
 
     Equal tables give equal bytes, in one process or two (`workers` above 1: another draws the galleries, half of the work). Parts that
-    the study lacks (twin, gallery, claims, ...) are named as missing, not hidden. Raises InputError where the folder holds no study.
+    the study lacks (control, gallery, claims, ...) are named as missing, not hidden. Raises InputError where the folder holds no study.
     """
-    study = read_study(Path(folder))
+    study = read_tables(Path(folder))
     out = study.folder / "figures"
     before = {path for kind in ("*.svg", "*.png") for path in out.glob(kind)} if out.is_dir() else set()
     numbers = Numbering()
     pictures = gallery.galleries(study)
     with _galleries_drawn(pictures, out, workers), drawing_style():
-        parts = [_model(study, model, out, numbers, [one for one in pictures if one.model == model]) for model in study.models]
+        parts = [_part(study, arm, out, numbers, [one for one in pictures if one.arm == arm]) for arm in study.arms]
     written = {out / f"{slug}.{kind}" for part in parts for slug in _slugs(part) for kind in ("svg", "png")}
     for path in before - written:  # figures of an earlier report that no longer exist must not be cited as this study's
         path.unlink()
@@ -118,15 +120,15 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(css=css, **context) + "\n"
 
 
-def _slugs(part: ModelPart) -> Iterator[str]:
+def _slugs(part: Part) -> Iterator[str]:
     yield from (item.drawing.slug for block in part.blocks for item in block.figures)
     yield from (str(one["slug"]) for one in part.galleries)
 
 
-def _context(study: Study, parts: list[ModelPart]) -> dict[str, Any]:
-    judged = claims(study)
-    by_model = [(model, [claim for claim in judged if claim.model == model]) for model in dict.fromkeys(claim.model for claim in judged)]
-    audit = findings(study)
+def _context(study: Tables, parts: list[Part]) -> dict[str, Any]:
+    judged = claim_rows(study)
+    by_arm = [(study.title(arm), [claim for claim in judged if claim.arm == arm]) for arm in dict.fromkeys(claim.arm for claim in judged)]
+    audit = finding_rows(study)
     contents = [("result", "Result"), ("claims", "Claims"), *((part.slug, part.name) for part in parts)]
     contents += [("audit", "Audit"), ("failures", "Failures"), ("settings", "Settings"), ("reading", "How to read")]
     tolerance = study.tolerance
@@ -140,10 +142,10 @@ def _context(study: Study, parts: list[ModelPart]) -> dict[str, Any]:
         "facts": facts(study),
         "contents": contents,
         "models": parts,
-        "claims": by_model,
+        "claims": by_arm,
         "contradictions": [claim for claim in judged if claim.verdict == "contradicted"],
         "audit": audit,
-        "checks": check_rows(study.rows("audit_checks")),
+        "checks": check_rows(study.checks),
         "errors": sum(one.severity == "error" for one in audit),
         "failures": [{"task": str(row.get("task")), "reason": str(row.get("reason"))} for row in study.rows("failures")],
         "attacks": attack_rows(study),
@@ -152,17 +154,17 @@ def _context(study: Study, parts: list[ModelPart]) -> dict[str, Any]:
     }
 
 
-def facts(study: Study) -> list[tuple[str, str]]:
+def facts(study: Tables) -> list[tuple[str, str]]:
     """What a reader needs to know of a study before its results: (name, value) pairs."""
     data = study.summary.get("data") or {}
     split = ", ".join(f"{data[key]} {word}" for key, word in (("train", "training"), ("test", "test samples")) if data.get(key) is not None)
     found = [
         ("Data", f"{data.get('name', 'unknown')}" + (f": {split}" if split else "")),
         ("Source", str(data.get("source") or "")),
-        ("Models", ", ".join(study.models)),
-        ("Method", joined(list(dict.fromkeys("levels are given files" if study.given(m) else study.method(m) for m in study.models)))),
-        ("Seeds", "" if study.models and all(map(study.given, study.models)) else str(study.seeds or "unknown")),
-        ("Levels", str(max((len(study.sparsities(model)) for model in study.models), default=0))),
+        ("Models", ", ".join(dict.fromkeys(arm.model for arm in study.arms))),
+        ("Method", joined(list(dict.fromkeys("levels are given files" if study.given(arm) else arm.pruner for arm in study.arms)))),
+        ("Seeds", "" if study.arms and all(map(study.given, study.arms)) else str(study.seeds or "unknown")),
+        ("Levels", str(max((len(study.sparsities(arm)) for arm in study.arms), default=0))),
     ]
     total = (study.summary.get("timings") or {}).get("total_s")
     if isinstance(total, int | float):
@@ -170,36 +172,37 @@ def facts(study: Study) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
-def _model(study: Study, model: str, out: Path, numbers: Numbering, pictures: list[gallery.Gallery]) -> ModelPart:
-    slug, found = slugify("model", model), advice(study, model)
-    return ModelPart(
-        name=model,
+def _part(study: Tables, arm: Arm, out: Path, numbers: Numbering, pictures: list[gallery.Gallery]) -> Part:
+    name = study.title(arm)
+    slug, found = slugify("model", name), advice(study, arm)
+    return Part(
+        name=name,
         slug=slug,
-        given=study.given(model),
+        given=study.given(arm),
         headline=headline(found),
         advice=tuple(found),
-        sentences=tuple(sentences(study, model)),
-        claims=tuple(claim for claim in claims(study, model) if claim.verdict != "not applicable"),
-        blocks=tuple(_blocks(study, model, slug, out, numbers)),
-        frontier=frontier(study, model, marks(found)),
+        sentences=tuple(sentence for found_ in study.recommendations if found_.arm == arm for sentence in sentences(found_)),
+        claims=tuple(claim for claim in claim_rows(study, arm) if claim.verdict != "not applicable"),
+        blocks=tuple(_blocks(study, arm, slug, out, numbers)),
+        frontier=frontier(study, arm, marks(found)),
         galleries=tuple(_gallery(one) for one in pictures),
     )
 
 
-def _blocks(study: Study, model: str, slug: str, out: Path, numbers: Numbering) -> Iterator[Block]:
+def _blocks(study: Tables, arm: Arm, slug: str, out: Path, numbers: Numbering) -> Iterator[Block]:
     def block(name: str, title: str, drawings: list[Drawing | None], text: str = "") -> Iterator[Block]:
         shown = tuple(numbers(drawing) for drawing in drawings if drawing is not None)
         if shown:
             yield Block(id=f"{slug}-{name}", title=title, text=text, figures=shown)
 
-    groups = study.groups(model)
-    draw: list[Callable[[Study, str, Group, Path], Drawing | None]] = [figures.overview, figures.stack]
+    groups = study.groups(arm)
+    draw: list[Callable[[Tables, Arm, Group, Path], Drawing | None]] = [figures.overview, figures.stack]
     for norm in dict.fromkeys(group.norm for group in groups):
-        drawings = [one(study, model, group, out) for group in groups if group.norm == norm for one in draw]
+        drawings = [one(study, arm, group, out) for group in groups if group.norm == norm for one in draw]
         yield from block(norm, f"Robustness under {norm_label(norm)} attacks", drawings)
-    yield from block("accuracy", "Accuracy without attack", [figures.accuracy(study, model, out), figures.per_class(study, model, out)])
-    yield from block("theory", "Theory and exact optimum", list(matrices.theory(study, model, out)), matrices.assumption(study, model))
-    maps = [matrices.transfer(study, row, out) for row in study.rows("transfer", model)]
+    yield from block("accuracy", "Accuracy without attack", [figures.accuracy(study, arm, out), figures.per_class(study, arm, out)])
+    yield from block("theory", "Theory and exact optimum", list(matrices.theory(study, arm, out)), matrices.assumption(study, arm))
+    maps = [matrices.transfer(study, arm, row, out) for row in study.rows("transfer", arm)]
     yield from block("transfer", "Transfer between levels", maps)
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from isogrid.audit.findings import PlacedCheck, PlacedFinding
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, read_json
+from isogrid.core.typed import typed
+from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.evidence import GIVEN
+from isogrid.verdicts.results import Recommendation, Verdict
 
-TWIN = "dense"
-"""The method of the control: as many rounds of training, no pruning."""
-GIVEN = "given"
-"""The method of levels that are the user's files."""
 ENVELOPE, SHARED, THEORY = "envelope", "shared-envelope", "theory"
-"""The minimum over all attacks of a threat, and over those alone that every level and the dense twin met: what claims compare."""
+"""The minimum over all attacks of a threat, and over those alone that every level and the dense control met: what claims compare."""
 BUDGETED = ("r_inf", "robust_accuracy")
 """Accuracy left under a budget: r_inf in l_inf, robust_accuracy in other norms."""
 DISTANCES = ("r_2", "mean_distance")
@@ -85,13 +86,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One metric of one attack along the levels of one model and method; points in the order of their levels.
-
-    `over`: the attacks that an envelope is the minimum over.
+    """One metric of one attack along the levels of one arm, or (`control`) of the dense control beside it; points in the order of their
+    levels. `over`: the attacks that an envelope is the minimum over.
     """
 
-    model: str
-    method: str
+    arm: Arm
+    control: bool = False
     attack: str
     group: Group
     points: tuple[Point, ...]
@@ -124,13 +124,20 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """The stored tables of one study folder. `frontier` is empty, `claims` and `gallery` too, where the study left none."""
+class Tables:
+    """The stored tables of one study folder. `frontier` is empty, `claims` and `gallery` too, where the study left none.
+
+    `arms`: what the study compares with dense, in the order of its specification; one of which nothing was measured is among them.
+    """
 
     folder: Path
     summary: Mapping[str, Any]
+    arms: tuple[Arm, ...]
     curves: tuple[Curve, ...]
-    claims: tuple[Mapping[str, Any], ...]
+    claims: tuple[Verdict, ...]
+    recommendations: tuple[Recommendation, ...]
+    findings: tuple[PlacedFinding, ...]
+    checks: tuple[PlacedCheck, ...]
     frontier: pd.DataFrame
     settings: str
     gallery: Mapping[str, Tensor] = field(repr=False)
@@ -140,19 +147,15 @@ class Study:
         """The study's name."""
         return str(self.summary.get("name") or self.folder.name)
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models in the order of the specification; one that only appears in a curve comes last."""
-        listed = [str(model) for model in self.summary.get("models") or ()]
-        return tuple(dict.fromkeys([*listed, *(curve.model for curve in self.curves)]))
+    def title(self, arm: Arm) -> str:
+        """An arm as a reader knows it: by its model, and by what else tells it from the study's other arms of that model."""
+        alike = [other for other in self.arms if other.model == arm.model]
+        told = [name for name in ("data", "objective", "penalty", "pruner") if len({getattr(other, name) for other in alike}) > 1]
+        return ", ".join([arm.model, *(value for name in told if (value := str(getattr(arm, name))))])
 
-    def method(self, model: str) -> str:
-        """The method by which the levels of a model came about."""
-        return str((self.summary.get("methods") or {}).get(model) or self.summary.get("method") or "progressive")
-
-    def given(self, model: str) -> bool:
-        """Whether the levels of a model are files that the user gave, of unknown training."""
-        return self.method(model) == GIVEN
+    def given(self, arm: Arm) -> bool:
+        """Whether the levels of an arm are files that the user gave, of unknown training."""
+        return arm.pruner == GIVEN
 
     @property
     def seeds(self) -> int:
@@ -169,50 +172,56 @@ class Study:
         """The tolerances of the study: r_inf and accuracy in points, distance relative."""
         return dict(self.summary.get("tolerance") or {})
 
-    def rows(self, key: str, model: str | None = None) -> tuple[Mapping[str, Any], ...]:
-        """The list `key` of summary.json (audit, failures, transfer, recommendation, ...), of one model if given."""
+    def rows(self, key: str, arm: Arm | None = None) -> tuple[Mapping[str, Any], ...]:
+        """The list `key` of summary.json (attacks, failures, transfer), of one arm if given."""
         rows = [row for row in self.summary.get(key) or () if isinstance(row, Mapping)]
-        return tuple(row for row in rows if model is None or row.get("model") == model)
+        return tuple(row for row in rows if arm is None or (row.get("model") == arm.model and row.get("method") in (None, arm.pruner)))
+
+    def values(self, arm: Arm) -> pd.DataFrame:
+        """The rows of the frontier that are an arm's."""
+        table = self.frontier
+        if table.empty or "metric" not in table:
+            return pd.DataFrame()
+        columns = {name: value for name, value in arm.columns().items() if name != "control"}
+        return table[(table[list(columns)] == pd.Series(columns)).all(axis=1)]
 
     def select(
-        self, model: str, *, method: str | None = None, metric: str | None = None, group: Group | None = None, attack: str | None = None
+        self, arm: Arm, *, control: bool = False, metric: str | None = None, group: Group | None = None, attack: str | None = None
     ) -> tuple[Curve, ...]:
-        """The curves of a model, narrowed by whatever is given."""
+        """The curves of an arm or of the control beside it, narrowed by whatever is given."""
         return tuple(
             curve
             for curve in self.curves
-            if curve.model == model
-            and (method is None or curve.method == method)
+            if curve.arm == arm
+            and curve.control == control
             and (metric is None or curve.group.metric == metric)
             and (group is None or curve.group == group)
             and (attack is None or curve.attack == attack)
         )
 
-    def one(self, model: str, method: str, group: Group, attack: str) -> Curve | None:
+    def one(self, arm: Arm, group: Group, attack: str, *, control: bool = False) -> Curve | None:
         """The one curve of an attack in a group, None where the study has none."""
-        return next(iter(self.select(model, method=method, group=group, attack=attack)), None)
+        return next(iter(self.select(arm, control=control, group=group, attack=attack)), None)
 
-    def groups(self, model: str) -> tuple[Group, ...]:
-        """The threat models under which the pruned levels of `model` have r_inf or r_2, in reading order."""
-        found = {
-            c.group for c in self.select(model, method=self.method(model)) if c.group.metric in (*BUDGETED, *DISTANCES) and c.name != THEORY
-        }
+    def groups(self, arm: Arm) -> tuple[Group, ...]:
+        """The threat models under which the pruned levels of an arm have r_inf or r_2, in reading order."""
+        found = {c.group for c in self.select(arm) if c.group.metric in (*BUDGETED, *DISTANCES) and c.name != THEORY}
         return tuple(sorted(found, key=lambda group: group.order))
 
-    def attacks(self, model: str, group: Group) -> tuple[Curve, ...]:
+    def attacks(self, arm: Arm, group: Group) -> tuple[Curve, ...]:
         """The curves of one group: the envelope first, then the attacks in the order of the specification."""
         order = {str(row.get("id")): place for place, row in enumerate(self.rows("attacks"))}
-        curves = [c for c in self.select(model, method=self.method(model), group=group) if c.name != THEORY]
+        curves = [c for c in self.select(arm, group=group) if c.name != THEORY]
         return tuple(sorted(curves, key=lambda c: (not c.is_envelope, c.is_attack, order.get(c.attack, len(order)), c.attack)))
 
-    def twin(self, curve: Curve) -> Curve | None:
-        """The dense twin's curve under the same attacks: of an envelope that the twin has not met the shared part."""
-        alike = self.one(curve.model, TWIN, curve.group, curve.attack)
-        return self.one(curve.model, TWIN, curve.group, SHARED) if alike is None and curve.is_envelope else alike
+    def control(self, curve: Curve) -> Curve | None:
+        """The dense control's curve under the same attacks: of an envelope that the control has not met the shared part."""
+        alike = self.one(curve.arm, curve.group, curve.attack, control=True)
+        return self.one(curve.arm, curve.group, SHARED, control=True) if alike is None and curve.is_envelope else alike
 
-    def sparsities(self, model: str) -> dict[int, float]:
-        """Level -> sparsity of the pruned network (a dense twin is drawn at the level whose training it shares)."""
-        return {point.level: point.sparsity for curve in self.select(model, method=self.method(model)) for point in curve.points}
+    def sparsities(self, arm: Arm) -> dict[int, float]:
+        """Level -> sparsity of the pruned network (a dense control is drawn at the level whose training it shares)."""
+        return {point.level: point.sparsity for curve in self.select(arm) for point in curve.points}
 
 
 def _number(value: object) -> float:
@@ -257,8 +266,8 @@ def _curves(rows: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
         points = tuple(sorted((_point(point) for point in row.get("points") or ()), key=lambda point: point.level))
         curves.append(
             Curve(
-                model=str(row["model"]),
-                method=str(row.get("method") or "progressive"),
+                arm=_arm(row, str(row.get("beside") or row.get("method") or "")),
+                control=bool(row.get("control")),
                 attack=str(row.get("attack") or ""),
                 group=group,
                 points=points,
@@ -266,6 +275,19 @@ def _curves(rows: Iterable[Mapping[str, Any]]) -> tuple[Curve, ...]:
             )
         )
     return tuple(curves)
+
+
+def _arm(row: Mapping[str, Any], pruner: str) -> Arm:
+    data, objective, penalty = (str(row.get(name) or "") for name in ("data", "objective", "penalty"))
+    return Arm(data=data, model=str(row["model"]), objective=objective, penalty=penalty, pruner=pruner)
+
+
+def _arms(summary: Mapping[str, Any], curves: Sequence[Curve], where: str) -> tuple[Arm, ...]:
+    """In the order of the specification; where the summary does not list them, by the models' names and what curves there are."""
+    listed = [arm for arm in typed(tuple[Arm, ...], summary.get("arms") or (), where) if not arm.control]
+    met = [*listed, *(curve.arm for curve in curves)]
+    bare = [Arm(data="", model=str(model), pruner="") for model in summary.get("models") or () if model not in {arm.model for arm in met}]
+    return tuple(dict.fromkeys([*met, *bare]))
 
 
 def _json(path: Path, otherwise: Any) -> Any:
@@ -278,28 +300,32 @@ def _json(path: Path, otherwise: Any) -> Any:
         raise InputError(str(path), f"not JSON ({error})", "the file as the study wrote it; run the study again to rebuild it") from None
 
 
-def read_study(folder: Path) -> Study:
+def read_tables(folder: Path) -> Tables:
     """Read the tables of a finished or partly failed study.
 
     Raises InputError where `folder` holds no summary.json; every other table is optional and read as empty where it is missing.
     """
     folder = Path(folder)
-    if not (folder / "summary.json").is_file():
+    path = folder / "summary.json"
+    if not path.is_file():
         raise InputError("folder", str(folder), "a study folder with a summary.json, as `isogrid run --out DIR` leaves it")
-    summary = _json(folder / "summary.json", {})
+    summary = _json(path, {})
     if not isinstance(summary, Mapping):
-        raise InputError(str(folder / "summary.json"), type(summary).__name__, "a JSON object, as the study wrote it")
-    claims: Sequence[Any] = _json(folder / "claims.json", [])
+        raise InputError(str(path), type(summary).__name__, "a JSON object, as the study wrote it")
     frontier, settings, gallery = folder / "frontier.parquet", folder / "study.yaml", folder / "gallery.safetensors"
     try:
         curves = _curves(summary.get("curves") or ())
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(str(folder / "summary.json"), f"curves ({error})", "curves as the study wrote them") from None
-    return Study(
+        raise InputError(str(path), f"curves ({error})", "curves as the study wrote them") from None
+    return Tables(
         folder=folder,
         summary=summary,
+        arms=_arms(summary, curves, f"{path}: arms"),
         curves=curves,
-        claims=tuple(claim for claim in claims if isinstance(claim, Mapping)),
+        claims=typed(tuple[Verdict, ...], _json(folder / "claims.json", []), str(folder / "claims.json")),
+        recommendations=typed(tuple[Recommendation, ...], summary.get("recommendation") or (), f"{path}: recommendation"),
+        findings=typed(tuple[PlacedFinding, ...], summary.get("audit") or (), f"{path}: audit"),
+        checks=typed(tuple[PlacedCheck, ...], summary.get("audit_checks") or (), f"{path}: audit_checks"),
         frontier=pd.read_parquet(frontier) if frontier.is_file() else pd.DataFrame(),
         settings=settings.read_text(encoding="utf-8") if settings.is_file() else "",
         gallery=load_tensors(gallery, "gallery") if gallery.is_file() else {},

@@ -10,13 +10,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isogrid.report.advice import advice, headline, marks, sentences
+from isogrid.report.advice import advice, headline, marks
 from isogrid.report.checks import audit_line
 from isogrid.report.figures import headline as strongest
 from isogrid.report.frontier import Cell, Column, Frontier, frontier
-from isogrid.report.tables import Study, read_study
-from isogrid.report.verdicts import claims
+from isogrid.report.recommendation import sentences
+from isogrid.report.tables import Tables, read_tables
+from isogrid.report.verdicts import claim_rows
 from isogrid.report.words import attack_label, eps_text, metric_symbol
+from isogrid.verdicts.arm import Arm
 
 TONES = {"good": "green", "bad": "red", "open": "yellow", "none": "dim"}
 MAX_MEASURES = 3
@@ -38,28 +40,28 @@ def bar(share: float, width: int = 8, *, ascii_only: bool = False) -> str:
 
 
 def print_summary(folder: Path, console: Console) -> None:
-    """Print the frontier, the claims and the recommendation of each model of a study, from its stored tables.
+    """Print the frontier, the claims and the recommendation of each arm of a study, from its stored tables.
 
     Raises InputError where the folder holds no study.
     """
-    study = read_study(Path(folder))
+    study = read_tables(Path(folder))
     ascii_only = console.options.ascii_only
-    for model in study.models:
-        found = advice(study, model)
-        table = frontier(study, model, marks(found))
+    for arm in study.arms:
+        found = advice(study, arm)
+        table = frontier(study, arm, marks(found))
         console.print()
         if table.columns:
             console.print(_table(study, table, ascii_only))
             if table.states:
                 console.print(Text("  " + ", ".join(f"{_SYMBOLS[state]} {state}: {why}" for state, why in table.states), style="dim"))
         else:
-            console.print(Text(f"{model}: no level was measured", style="red"))
-        _print_claims(study, model, console)
+            console.print(Text(f"{study.title(arm)}: no level was measured", style="red"))
+        _print_claims(study, arm, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
-        for sentence in sentences(study, model):
+        for sentence in (said for one in study.recommendations if one.arm == arm for said in sentences(one)):
             console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 11)))
-    if checks := study.rows("audit_checks"):
-        console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(checks)))
+    if study.checks:
+        console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(study.checks)))
     failures = study.rows("failures")
     if failures:
         console.print(
@@ -67,8 +69,8 @@ def print_summary(folder: Path, console: Console) -> None:
         )
 
 
-def _print_claims(study: Study, model: str, console: Console) -> None:
-    judged = [claim for claim in claims(study, model) if claim.verdict != "not applicable"]
+def _print_claims(study: Tables, arm: Arm, console: Console) -> None:
+    judged = [claim for claim in claim_rows(study, arm) if claim.verdict != "not applicable"]
     for claim in judged:
         effects = "; ".join(f"{part.measure} {part.effect} ({part.interval})" for part in claim.parts)
         text = Text.assemble(
@@ -84,19 +86,21 @@ def _print_claims(study: Study, model: str, console: Console) -> None:
             console.print(Text(f"           {told}", style="dim"))
 
 
-def _chosen(study: Study, table: Frontier) -> list[int]:
+def _chosen(study: Tables, table: Frontier) -> list[int]:
     """The columns that a terminal has room for: accuracy, then the headline of each threat model."""
     picked = [k for k, column in enumerate(table.columns) if column.group.metric == "accuracy"][:1]
-    for group in study.groups(table.model):
-        main = strongest(study.attacks(table.model, group))
+    for group in study.groups(table.arm):
+        main = strongest(study.attacks(table.arm, group))
         picked += [k for k, column in enumerate(table.columns) if column.group == group and column.attack == main.attack]
     return picked[: 1 + MAX_MEASURES]
 
 
-def _table(study: Study, table: Frontier, ascii_only: bool) -> Table:
+def _table(study: Tables, table: Frontier, ascii_only: bool) -> Table:
     picked = _chosen(study, table)
     tops = {k: max((c.value for line in table.pruned if (c := line.cells[k]) and math.isfinite(c.value)), default=0.0) for k in picked}
-    shown = Table(title=Text(table.model, style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
+    shown = Table(
+        title=Text(study.title(table.arm), style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False
+    )
     shown.add_column("sparsity", justify="right", no_wrap=True, min_width=len("sparsity"))
     for k in picked:
         shown.add_column(_title(table.columns[k]), no_wrap=True)

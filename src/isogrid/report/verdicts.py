@@ -1,4 +1,4 @@
-"""The stored claims, audit findings and attacks in a reader's words. What belongs here: wording of rows. What does not: judging, HTML."""
+"""Claims, findings of the audit and attacks in a reader's words. What belongs here: wording of rows. What does not: judging, HTML."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isogrid.audit.findings import PlacedCheck, PlacedFinding
 from isogrid.report.style import slugify
-from isogrid.report.tables import TWIN, Study
+from isogrid.report.tables import Tables
 from isogrid.report.words import (
     CLAIMS,
     MISSING,
@@ -24,10 +25,12 @@ from isogrid.report.words import (
     percent,
     signed,
 )
+from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.results import Share, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ShareRow:
     """One measure's share in a claim."""
 
     measure: str
@@ -38,10 +41,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class ClaimRow:
     """One row of the claims table."""
 
     id: str
+    arm: Arm
     model: str
     number: int
     title: str
@@ -51,8 +55,8 @@ class Claim:
     effect: str
     interval: str
     measure: str
-    parts: tuple[Part, ...]
-    others: tuple[Part, ...]
+    parts: tuple[ShareRow, ...]
+    others: tuple[ShareRow, ...]
     control: str
     levels: str
     reason: str
@@ -60,7 +64,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class FindingRow:
     """One finding of the audit."""
 
     code: str
@@ -74,97 +78,99 @@ class Finding:
     remedy: str
 
 
-def _effect(value: object, relative: bool) -> str:
-    if not isinstance(value, int | float) or math.isnan(value):
+def _effect(value: float | None, relative: bool) -> str:
+    if value is None or math.isnan(value):
         return MISSING
-    return signed(100 * value, 1) + " %" if relative else signed(float(value))
+    return signed(100 * value, 1) + " %" if relative else signed(value)
 
 
-def _interval(low: Any, high: Any, relative: bool, confidence: float) -> str:
+def _interval(low: float | None, high: float | None, relative: bool, confidence: float) -> str:
     if relative:
         low, high = (None if end is None else 100 * end for end in (low, high))
     text = interval(low, high, 1 if relative else 3)
     return f"{confidence:.0%} {text}{' %' if relative else ''}".replace("%", " %", 1) if text else ""
 
 
-def _measure(part: Mapping[str, Any]) -> str:
-    if not part.get("attack"):
-        return str(part.get("measure") or "")
-    detail = [eps_text(part.get("eps")), str(part.get("domain") or "")]
-    text = " ".join([norm_label(str(part.get("norm") or "")), attack_label(str(part["attack"])), *(d for d in detail if d)]).strip()
-    return text + _place(part)
+def _measure(part: Share) -> str:
+    if not part.attack:
+        return part.measure
+    detail = [eps_text(part.eps), part.domain]
+    return " ".join([norm_label(part.norm), attack_label(part.attack), *(d for d in detail if d)]).strip() + _place(part)
 
 
-def _place(part: Mapping[str, Any]) -> str:
+def _place(part: Share) -> str:
     """Of which levels the effect is, where it is not that of all that were compared."""
-    at = part.get("at") or ()
-    if part.get("to_peak"):
-        return f", mean up to the peak at level {level_list(at)}"
-    return f", at level {level_list(at)}" if at and list(at) != list(part.get("levels") or ()) else ""
+    if part.to_peak:
+        return f", mean up to the peak at level {level_list(part.at)}"
+    return f", at level {level_list(part.at)}" if part.at and part.at != part.levels else ""
 
 
-def _part(part: Mapping[str, Any], confidence: float) -> Part:
-    relative = part.get("unit") == "relative"
-    p = part.get("p")
-    return Part(
+def _share(part: Share, confidence: float) -> ShareRow:
+    relative = part.unit == "relative"
+    return ShareRow(
         measure=_measure(part),
-        effect=_effect(part.get("effect"), relative),
-        interval=_interval(part.get("low"), part.get("high"), relative, confidence),
-        p="" if p is None else p_value(float(p)),
-        primary=part.get("role", "primary") == "primary",
+        effect=_effect(part.effect, relative),
+        interval=_interval(part.low, part.high, relative, confidence),
+        p="" if part.p is None else p_value(part.p),
+        primary=part.role == "primary",
     )
 
 
-def claim(row: Mapping[str, Any]) -> Claim:
-    """A row of claims.json in words; an unknown verdict is shown as it stands, in neutral colours."""
-    verdict = str(row.get("verdict") or "undecided")
-    sign, tone = VERDICTS.get(verdict, ("·", "none"))
-    number = int(row.get("claim") or 0)
-    confidence = float(row.get("confidence") or 0.95)
-    stored = [part for part in row.get("parts") or () if isinstance(part, Mapping)]
-    hardest = next((part for part in stored if part.get("measure") == row.get("effect_of")), {})
-    relative = hardest.get("unit") == "relative"
-    low, high = (row.get("interval") or [None, None])[:2]
-    parts = [_part(part, confidence) for part in stored]
-    statement = str(row.get("statement") or "")
-    model = str(row.get("model") or "")
-    return Claim(
-        id=slugify("claim", row.get("data"), model, row.get("method"), number),
-        model=model,
-        number=number,
-        title=CLAIMS.get(number, statement),
-        verdict=verdict,
+def claim_row(one: Verdict, model: str = "") -> ClaimRow:
+    """A verdict in words; `model`: its arm as a reader knows it."""
+    sign, tone = VERDICTS[one.verdict]
+    hardest = next((part for part in one.parts if part.measure == one.effect_of), None)
+    relative = hardest is not None and hardest.unit == "relative"
+    low, high = one.interval or (None, None)
+    parts = [_share(part, one.confidence) for part in one.parts]
+    return ClaimRow(
+        id=slugify("claim", one.data, one.model, one.objective, one.penalty, one.method, one.claim),
+        arm=one.arm,
+        model=model or one.model,
+        number=one.claim,
+        title=CLAIMS[one.claim],
+        verdict=one.verdict,
         sign=sign,
         tone=tone,
-        effect=_effect(row.get("effect"), relative),
-        interval=_interval(low, high, relative, confidence),
-        measure=_measure(hardest) if hardest else "",
+        effect=_effect(one.effect, relative),
+        interval=_interval(low, high, relative, one.confidence),
+        measure="" if hardest is None else _measure(hardest),
         parts=tuple(part for part in parts if part.primary),
         others=tuple(part for part in parts if not part.primary),
-        control=str(row.get("control") or "") or MISSING,
-        levels=level_list(row.get("levels") or ()),
-        reason=str(row.get("reason") or ""),
-        plain=statement or str(row.get("reason") or "") or "the effect points the other way.",
+        control=one.control or MISSING,
+        levels=level_list(one.levels),
+        reason=one.reason,
+        plain=one.statement or one.reason or "the effect points the other way.",
     )
 
 
-def claims(study: Study, model: str | None = None) -> list[Claim]:
-    """The claims of a study (of one model), in the order of models and claims."""
-    order = {name: place for place, name in enumerate(study.models)}
-    rows = [claim(row) for row in study.claims if model is None or row.get("model") == model]
-    return sorted(rows, key=lambda one: (order.get(one.model, len(order)), one.model, one.number))
+def claim_rows(study: Tables, arm: Arm | None = None) -> list[ClaimRow]:
+    """The claims of a study (of one arm), in the order of arms and claims."""
+    order = {name: place for place, name in enumerate(study.arms)}
+    rows = [claim_row(one, study.title(one.arm)) for one in study.claims if arm is None or one.arm == arm]
+    return sorted(rows, key=lambda one: (order.get(one.arm, len(order)), one.arm, one.number))
 
 
-def findings(study: Study) -> list[Finding]:
+def finding_rows(study: Tables) -> list[FindingRow]:
     """The audit, the gravest first."""
     order = list(SEVERITIES)
     found = []
-    for row in study.rows("audit"):
-        severity = str(row.get("severity") or "info")
-        sign, tone = SEVERITIES.get(severity, ("·", "none"))
-        texts = {name: str(row.get(name) or "") for name in ("code", "title", "detail", "remedy")}
-        found.append(Finding(severity=severity, sign=sign, tone=tone, where=place(row), worst=_worst(study, row), **texts))
-    return sorted(found, key=lambda one: (order.index(one.severity) if one.severity in order else len(order), one.code, one.where))
+    for one in sorted(study.findings, key=lambda one: (order.index(one.severity), one.code)):
+        sign, tone = SEVERITIES[one.severity]
+        found.append(
+            FindingRow(
+                code=one.code,
+                severity=one.severity,
+                sign=sign,
+                tone=tone,
+                title=one.title,
+                where=place(one),
+                detail=one.detail,
+                worst=_worst(study, one),
+                remedy=one.remedy,
+            )
+        )
+    return found
 
 
 def attack_name(row: Mapping[str, Any]) -> str:
@@ -173,29 +179,30 @@ def attack_name(row: Mapping[str, Any]) -> str:
     return attack_label(name if name and name != "minimise" and identity.startswith(name) else identity or name)
 
 
-def place(row: Mapping[str, Any]) -> str:
+def place(one: PlacedFinding | PlacedCheck) -> str:
     """Where a row of the audit holds: model, method, levels and seeds.
 
-    >>> place({"model": "linear", "method": "dense", "levels": [1, 2, 3], "seeds": [0, 2]})
-    'linear, dense twin, levels 1–3, seeds 0, 2'
+    >>> place(PlacedFinding(code="IG002", severity="info", title="", detail="", remedy="", model="linear", method="dense", control=True,
+    ...                     levels=(1, 2, 3), seeds=(0, 2)))
+    'linear, dense control, levels 1–3, seeds 0, 2'
     """
-    found = [str(row.get("model") or ""), "dense twin" if row.get("method") == TWIN else str(row.get("method") or "")]
-    for name in ("level", "seed"):
-        numbers = row.get(f"{name}s") or ([] if row.get(name) is None else [row[name]])
+    objective = "" if one.objective in ("natural", "unknown") else one.objective
+    found = [one.model, "dense control" if one.control else one.method, objective, one.penalty]
+    for name, numbers in (("level", one.levels), ("seed", one.seeds)):
         found.append(f"{name}{'s' if len(numbers) > 1 else ''} {level_list(numbers)}" if numbers else "")
     return ", ".join(part for part in found if part)
 
 
-def _worst(study: Study, row: Mapping[str, Any]) -> str:
+def _worst(study: Tables, one: PlacedFinding) -> str:
     """Whose figures a finding of several levels or seeds tells."""
-    level = row.get("level")
-    if not isinstance(level, int) or len(row.get("levels") or ()) * len(row.get("seeds") or ()) < 2:
+    if one.level is None or len(one.levels) * len(one.seeds) < 2:
         return ""
-    sparsity = None if row.get("method") == TWIN else study.sparsities(str(row.get("model"))).get(level)
-    return f"level {level}{'' if sparsity is None else f' ({percent(sparsity)} sparse)'}, seed {row.get('seed')}"
+    sparsities = [study.sparsities(arm) for arm in study.arms if arm.model == one.model and arm.pruner == one.method and not one.control]
+    sparsity = next((found[one.level] for found in sparsities if one.level in found), None)
+    return f"level {one.level}{'' if sparsity is None else f' ({percent(sparsity)} sparse)'}, seed {one.seed}"
 
 
-def attack_rows(study: Study) -> list[dict[str, str]]:
+def attack_rows(study: Tables) -> list[dict[str, str]]:
     """The attacks of the study with their configuration."""
     return [
         {

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 import isogrid
-from isogrid.core.files import plain, replacing, save_tensors, write_json, write_text
+from isogrid.core.files import replacing, save_tensors, write_json, write_text
+from isogrid.core.typed import plain
 from isogrid.engines import Event
 from isogrid.metrics.robustness import mean_distance, median_distance, metric_name
 from isogrid.study.auditing import audit_study
@@ -20,9 +21,10 @@ from isogrid.study.curves import curves, envelopes
 from isogrid.study.levels import Finished, families, read_levels
 from isogrid.study.plan import Plan
 from isogrid.study.store import Store
-from isogrid.verdicts.claims import judge, recommend
+from isogrid.verdicts.claims import judge
 from isogrid.verdicts.evidence import Evidence
 from isogrid.verdicts.measures import evidence_of
+from isogrid.verdicts.recommendation import recommend
 from isogrid.verdicts.records import Family, Level, Threat
 
 COLUMNS = ("data", "model", "objective", "penalty", "method", "seed", "level", "sparsity")

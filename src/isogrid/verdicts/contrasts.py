@@ -28,9 +28,30 @@ from numpy.typing import NDArray
 
 from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
 from isogrid.verdicts.evidence import ALPHA, GIVEN, NORMS, Bools, Evidence, Floats, Measure, Table, primaries, table
+from isogrid.verdicts.results import Change
 
 DEEP = ("vgg-like", "resnet-32")
 Side = Literal["rises", "rises to a peak", "not above", "falls"]
+Obstacle = Literal[
+    "linear only",
+    "nonlinear only",
+    "judged as claim 5",
+    "weights only",
+    "deep only",
+    "no control",
+    "no attack",
+    "not alike",
+    "too few",
+    "control no evidence",
+    "no level",
+    "control all zero",
+    "one level",
+    "peak all zero",
+    "peak before control",
+    "one seed",
+    "one network",
+]
+"""What stands in the way of a verdict, by a code; in words: `verdicts.wording.OBSTACLES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +80,20 @@ class Part:
     net: Estimate | None = None
     rounds: tuple[int, ...] = ()
 
+    @property
+    def change(self) -> Change:
+        """The effect as it is written."""
+        return Change.of(self.measure.quantity, self.estimate)
+
     def speaks(self, alpha: float) -> str:
         """ "for" or "against" where it does by itself, before any correction for more than one test; else "open"."""
         return "for" if self.p_for <= alpha else "against" if self.p_against <= alpha else "open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A claim before Holm: `applies` and `controlled` say whether it can be judged, `reason` what stands in its way."""
+class Contrast:
+    """A claim before Holm: `applies` and `controlled` say whether it can be judged, `obstacles` what stands in its way, in which norm
+    ("" for both)."""
 
     evidence: Evidence
     claim: int
@@ -76,68 +103,65 @@ class Finding:
     controlled: bool = True
     p_for: float = 1.0
     p_against: float = 1.0
-    reason: str = ""
+    obstacles: tuple[tuple[str, Obstacle], ...] = ()
 
 
-def findings_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Finding]:
-    """One finding for each of the claims 1 to 5; `tolerance` as in `study.claims.judge`."""
+def contrasts_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Contrast]:
+    """One contrast for each of the claims 1 to 5; `tolerance` as in `verdicts.claims.judge`."""
     deep = evidence.arm.data.startswith("cifar10") and evidence.arm.model in DEEP
 
-    def no(claim: int, reason: str) -> Finding:
-        return Finding(evidence=evidence, claim=claim, applies=False, reason=reason)
+    def no(claim: int, obstacle: Obstacle) -> Contrast:
+        return Contrast(evidence=evidence, claim=claim, applies=False, obstacles=(("", obstacle),))
 
-    only_linear, only_nonlinear = "the claim is about linear models", "the claim is about nonlinear networks"
     linear = evidence.linear
     return [
-        _against_control(evidence, 1, {"linf": "rises", "l2": "not above"}, tolerance) if linear else no(1, only_linear),
-        no(2, only_nonlinear if linear else "judged as claim 5")
+        _against_control(evidence, 1, {"linf": "rises", "l2": "not above"}, tolerance) if linear else no(1, "linear only"),
+        no(2, "nonlinear only" if linear else "judged as claim 5")
         if linear or deep
         else _against_control(evidence, 2, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance),
-        no(3, only_nonlinear) if linear else _beyond_peak(evidence, tolerance),
-        no(4, "the levels compared here differ in the sparsity of weights, not of activations"),
-        _against_control(evidence, 5, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance)
-        if deep
-        else no(5, "the claim is about VGG-like networks and ResNet-32 on CIFAR-10"),
+        no(3, "nonlinear only") if linear else _beyond_peak(evidence, tolerance),
+        no(4, "weights only"),
+        _against_control(evidence, 5, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance) if deep else no(5, "deep only"),
     ]
 
 
-def _against_control(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Finding:
+def _against_control(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Contrast:
     """Claims 1, 2, 5: sparse levels that keep their accuracy, each against the dense control at the same round, per norm."""
     return _judged(evidence, claim, lambda measure: _control_part(evidence, measure, sides[measure.norm], tolerance))
 
 
-def _judged(evidence: Evidence, claim: int, contrast: Callable[[Measure], Part | str]) -> Finding:
+def _judged(evidence: Evidence, claim: int, contrast: Callable[[Measure], Part | Obstacle]) -> Contrast:
     """The claim by the contrast of each norm's primary measure, that of the other measures beside it; nothing without a control."""
     chosen = primaries(evidence.measures)
     if not any(measure.controlled for measure in evidence.measures):
-        reason = "no dense control of equal training was attacked" if evidence.measures else "nothing was attacked"
-        return Finding(evidence=evidence, claim=claim, controlled=False, reason=reason)
-    parts, reasons = [], []
+        obstacle: Obstacle = "no control" if evidence.measures else "no attack"
+        return Contrast(evidence=evidence, claim=claim, controlled=False, obstacles=(("", obstacle),))
+    parts, obstacles = list[Part](), list[tuple[str, Obstacle]]()
     for norm in NORMS:
         if norm not in chosen or not chosen[norm].controlled:
-            reasons.append(f"{norm}: not attacked on sparse levels and dense control alike")
+            obstacles.append((norm, "not alike"))
             continue
         part = contrast(chosen[norm])
         if isinstance(part, Part):
             parts.append(part)
         else:
-            reasons.append(f"{norm}: {part}")
+            obstacles.append((norm, part))
     others = [m for m in evidence.measures if m.controlled and m.name not in {c.name for c in chosen.values()}]
-    return _combined(evidence, claim, parts, [part for m in others if isinstance(part := contrast(m), Part)], reasons)
+    return _combined(evidence, claim, parts, [part for m in others if isinstance(part := contrast(m), Part)], obstacles)
 
 
-def _control_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | str:
+def _control_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | Obstacle:
     """The contrast of one measure, or why there is none."""
     rows = table(evidence, measure)
     if not rows.usable:
-        return "no seed, or fewer than eight samples, measured on both"
+        return "too few"
     if not rows.controlled:
-        return "every attacked round of the control is saturated, void or missing"
+        return "control no evidence"
     keeps = _keeps_accuracy(evidence, rows, tolerance["accuracy"])
     if not keeps.any(-1).all():
-        return "no attacked level >= 1 that keeps its accuracy is evidence (the rest is collapsed, saturated, void or less accurate)"
+        return "no level"
     if measure.ratio and not judging(rows.control).mean((0, 2)).min() > 0:
-        return "the control's distances are all zero"
+        return "control all zero"
     bound = tolerance["r_inf" if measure.kind == "r_inf" else "distance"] if side == "not above" else 0.0
     one, other = _tests(measure, rows, keeps, side, bound)
     shown = other if other.p_against <= min(ALPHA, one.p_for) else one  # no verdict stands beside an effect that another test was made on
@@ -229,7 +253,7 @@ def _part(
     )
 
 
-def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Finding:
+def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Contrast:
     """Claim 3: the last level that is evidence against the most robust level before it, and beyond what the control did meanwhile.
 
     Against the claim speaks a last level that lies above every level before it although it has lost accuracy; where it
@@ -238,17 +262,17 @@ def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Finding:
     return _judged(evidence, 3, lambda measure: _peak_part(evidence, measure, tolerance))
 
 
-def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, float]) -> Part | str:
+def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, float]) -> Part | Obstacle:
     rows = table(evidence, measure)
     if not rows.controlled:
-        return "every attacked round of the control is saturated, void or missing"
+        return "control no evidence"
     if not rows.usable or len(rows.levels) < 2:
-        return "fewer than two attacked levels are evidence (the rest is collapsed, saturated or void)"
+        return "one level"
     before = rows.values[:, :-1]
     peak = held_out_means(before).argmax(-1)
     values, reference = judging(rows.values[:, -1]), judging(before[np.arange(len(before)), peak])
     if measure.ratio and not reference.mean() > 0:
-        return "the distances at the peak are all zero"
+        return "peak all zero"
     against = tuple(rows.levels[index] for index in sorted(set(peak.tolist())))
     last = rows.levels[-1:]
     part = _part(measure, rows, values, reference, "falls", 0.0, last, against, at=last, chosen=True)
@@ -256,7 +280,7 @@ def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, flo
     lost = accuracy[1] - accuracy[0]
     lost = crossed(lost[:, ~np.isnan(lost).any(0)]).p_less(-tolerance["accuracy"])
     if not np.all(np.any(rows.control_weights()[:, peak], axis=0)):
-        return "the peak lies before the first round of the control that is evidence"
+        return "peak before control"
     return _beyond_control(replace(part, p_against=max(part.p_against, lost)), rows, values - reference, peak, float(reference.mean()))
 
 
@@ -274,18 +298,17 @@ def _beyond_control(part: Part, rows: Table, change: Floats, peak: NDArray[np.in
     return replace(part, p_for=max(part.p_for, p_for), p_against=max(part.p_against, p_against), net=nets[0], rounds=rounds)
 
 
-def _combined(evidence: Evidence, claim: int, parts: list[Part], secondary: list[Part], reasons: list[str]) -> Finding:
+def _combined(evidence: Evidence, claim: int, parts: list[Part], secondary: list[Part], obstacles: list[tuple[str, Obstacle]]) -> Contrast:
     """All parts for it: the largest p. Any part against it: the smallest, times their number."""
     if parts and parts[0].estimate.over_samples_only:
-        what = ("one network per level", "trainings") if evidence.arm.pruner == GIVEN else ("one seed", "seeds")
-        reasons = [*reasons, f"{what[0]}: the variance between {what[1]} cannot be estimated"]
+        obstacles = [*obstacles, ("", "one network" if evidence.arm.pruner == GIVEN else "one seed")]
     complete = len(parts) == len(NORMS)
-    return Finding(
+    return Contrast(
         evidence=evidence,
         claim=claim,
         parts=tuple(parts),
         secondary=tuple(secondary),
         p_for=max(part.p_for for part in parts) if complete else 1.0,
         p_against=min(1.0, len(NORMS) * min((part.p_against for part in parts), default=1.0)),
-        reason="; ".join(reasons),
+        obstacles=tuple(obstacles),
     )

@@ -6,7 +6,6 @@ the store (`study.tables` builds these), verdicts (`verdicts.claims`), choosing 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isogrid.metrics.robustness import void_share
-from isogrid.metrics.statistics import Estimate, complete_seeds, impute_failures
+from isogrid.metrics.statistics import complete_seeds, impute_failures
 from isogrid.verdicts.arm import Arm
+from isogrid.verdicts.results import Quantity
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 ALPHA = 0.05
 """The chance, over a whole study, that any claim is supported though nothing is there; the same for contradicted."""
-CONFIDENCE = 0.9
-"""Of the two-sided intervals beside the verdicts: both ends are one-sided 95 % limits, so a verdict and its interval agree."""
 NORMS = ("linf", "l2")
 GIVEN = "given"
 """The pruner of levels that are the user's files: how they were pruned and trained is not known here."""
@@ -82,11 +80,10 @@ class Measure:
         return self.attack if given.startswith(self.attack.replace(" ", "-")) else given
 
     @property
-    def title(self) -> str:
-        """As a sentence names it: "r_inf (pgd, eps 0.1)"."""
-        names = {("r_inf", "linf"): "r_inf", ("distance", "l2"): "r_2", ("distance", "linf"): "mean linf distance"}
-        figure = names.get((self.kind, self.norm), f"accuracy under {self.norm} attack")
-        return f"{figure} ({self.shown}{'' if self.eps is None else f', eps {self.eps:g}'}, {self.domain})"
+    def quantity(self) -> Quantity:
+        """What effects on it are effects on."""
+        unit: Literal["relative", "absolute"] = "relative" if self.ratio else "absolute"
+        return Quantity(measure=self.name, attack=self.shown, norm=self.norm, domain=self.domain, eps=self.eps, unit=unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,29 +245,3 @@ def primaries(measures: Sequence[Measure]) -> dict[str, Measure]:
         ties = sorted((m for m in offers if rank(m) == best), key=lambda m: (m.eps or 0.0, m.name))
         chosen[norm] = replace(ties[(len(ties) - 1) // 2], primary=True)
     return chosen
-
-
-def effect_text(measure: Measure, estimate: Estimate) -> str:
-    """One effect in words, "r_inf (pgd, eps 0.1, box) +0.120 [90 % interval +0.050, +0.190]", relative ones in per cent."""
-    return f"{measure.title} {effect_size(estimate, measure.ratio)}"
-
-
-def effect_size(estimate: Estimate, ratio: bool) -> str:
-    """The figures of `effect_text` alone; `ratio`: the effect is relative."""
-    value, low, high = (_signed(number, ratio) for number in (estimate.value, *estimate.interval(CONFIDENCE)))
-    over = ", over samples only" if estimate.over_samples_only else ""
-    return f"{value} [{100 * CONFIDENCE:.0f} % interval {low}, {high}{over}]"
-
-
-def effect_value(estimate: Estimate, ratio: bool) -> str:
-    """The value alone, as `effect_size` writes it."""
-    return _signed(estimate.value, ratio)
-
-
-def _signed(number: float, ratio: bool) -> str:
-    return f"{100 * number:+.1f} %" if ratio else f"{number:+.3f}"
-
-
-def plain(value: float) -> float | None:
-    """For JSON, which has no infinity and no NaN: None in their place."""
-    return float(value) if math.isfinite(value) else None
