@@ -11,7 +11,7 @@ from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense(Pruner):
-    """Remove nothing: the same rounds of training, so that each level has a dense twin of equal training, the right control."""
+    """Remove nothing: the same rounds of training, so that each level has a dense control of equal training, the right control."""
 
     name: ClassVar[str] = "dense"
     relation: ClassVar[Literal["chain", "targets"]] = "chain"
