@@ -64,7 +64,7 @@ def test_a_study_from_flags_and_its_report(capsys, tmp_path):
     assert "about" in err
     assert "linear" in shown
     resolved = yaml.safe_load((out / "study.yaml").read_text())
-    assert resolved["data"] == {"name": "digits", "train": 300, "test": 100}
+    assert resolved["data"] == {"name": "digits", "box": None, "train": 300, "test": 100}
     assert resolved["attacks"][0]["parameters"]["eps"] == [0.05, 0.1]
     before = (out / "frontier.csv").read_bytes()
     (out / "report.html").unlink()
@@ -119,16 +119,17 @@ def test_names_that_look_like_markup_are_printed_as_they_are(capsys, tmp_path):
 
 
 def test_a_failing_study_ends_with_a_line_and_keeps_what_is_done(capsys, tmp_path):
-    """A factory whose network turns to NaN in training: level 0 fails, what needs it is skipped, the page says so."""
+    """A factory whose network turns to NaN after a few steps of training: level 0 fails, what needs it is skipped, the page says so."""
     (tmp_path / "net.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
-        "        self.layer = torch.nn.Linear(64, 10)\n"
+        "        self.layer, self.steps = torch.nn.Linear(64, 10), 0\n"
         "    def forward(self, x):\n"
         "        z = self.layer(x.flatten(1))\n"
-        "        return z * float('nan') if self.training else z\n"
+        "        self.steps += self.training\n"
+        "        return z * float('nan') if self.training and self.steps > 4 else z\n"
     )
     out = tmp_path / "out"
     code, _, err = call(

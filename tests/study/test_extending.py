@@ -16,7 +16,7 @@ import yaml
 from isogrid.core.errors import InputError
 from isogrid.core.files import read_json
 from isogrid.study.planning import plan
-from isogrid.study.run import missing, open_study, run_study
+from isogrid.study.run import StudyError, missing, open_study, run_study
 from isogrid.study.spec import Spec
 
 TESTS = Path(__file__).parents[1]
@@ -124,13 +124,14 @@ def test_an_edited_file_has_other_keys_and_a_run_says_that_it_changed(tmp_path):
     def note(event):
         failed.extend([event] if event.kind == "failed" else [])
 
-    run_study(Spec.parse(TINY | spec), tmp_path / "out", planned=before, on_event=note)
+    with pytest.raises(StudyError, match="has changed"):
+        run_study(Spec.parse(TINY | spec), tmp_path / "out", planned=before, on_event=note)
     assert ["has changed" in event.reason for event in failed] == [True]
 
 
 def test_models_trainings_and_pruners_span_a_grid_of_arms(tmp_path):
     grid = {
-        "models": ["linear", "lenet-300-100"],
+        "models": ["lenet-300-100", {"name": "lenet-300-100", "label": "another"}],
         "training": [TINY["training"], TINY["training"] | OWN["a penalty"]["training"]],
         "pruning": [{"rounds": 1}, {"rounds": 1, "criterion": f"{PRUNERS}:Taylor", "label": "taylor"}],
     }
@@ -138,7 +139,7 @@ def test_models_trainings_and_pruners_span_a_grid_of_arms(tmp_path):
     assert len(planned.arms) == 2 * 2 * 3
     assert len({arm.dense_control for arm in planned.arms}) == 4
     trained = [cell for cell in planned.cells if cell.kind == "train"]
-    assert len(trained) == 2 * 2 * 4  # a reference, two pruned networks and a control each: the reference is shared
+    assert len(trained) == 2 * 4  # per training a reference, two pruned networks and a control; models alike but for their label share them
     with pytest.raises(InputError, match="label"):
         Spec.parse(TINY | grid | {"pruning": [{"rounds": 1}, {"rounds": 2}]})
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, ModelError
 from isogrid.core.files import save_tensors
+from isogrid.data import load
 from isogrid.models import build
 from isogrid.study.planning import plan
-from isogrid.study.run import run_study
-from isogrid.study.spec import Spec
+from isogrid.study.rehearsal import rehearse
+from isogrid.study.run import StudyError, run_study
+from isogrid.study.spec import Spec, TrainingSpec
 from isogrid.study.spec.reading import PRESETS, preset_data
 
 BASE = {
@@ -57,9 +60,10 @@ def test_a_substitute_edited_after_planning_is_not_stored_under_the_old_key(tmp_
     spec = Spec.parse(BASE | {"blackbox": {"model": f"{source}:make", "seed_samples": 20, "rounds": 1, "levels": [1]}})
     planned = plan(spec)
     source.write_text(FACTORY + "\n")
-    failed = []
-    run_study(spec, tmp_path / "out", planned=planned, on_event=lambda event: failed.append(event) if event.kind == "failed" else None)
-    assert ["has changed" in event.reason for event in failed] == [True]
+    with pytest.raises(StudyError, match="has changed") as caught:
+        run_study(spec, tmp_path / "out", planned=planned)
+    assert [event.task.label for event in caught.value.failures] == ["substitute-fgs@0.1 on linear seed 0 progressive level 1"]
+    assert len(caught.value.study.frontier())  # the rest has finished, and has its tables
 
 
 @pytest.mark.parametrize(
@@ -95,3 +99,105 @@ def test_a_label_is_what_tables_show_and_no_part_of_a_key(tmp_path):
     plain = plan(Spec.parse(BASE))
     assert [task.key for task in labelled.cells] == [task.key for task in plain.cells]
     assert {cell.about.id for level in labelled.levels for cell in level.attacks} == {"mine@0.1"}
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Trains(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 8), nn.Linear(8, 10)
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).relu())
+
+class RaisesInTraining(Trains):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("not now")
+        return super().forward(x)
+
+class Odd(nn.Linear):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("not now")
+        return super().forward(x)
+
+class RaisesInside(Trains):
+    def __init__(self):
+        super().__init__()
+        self.last = Odd(8, 10)
+
+class HasMoreThanTensors(Trains):
+    def get_extra_state(self):
+        return {"steps": 3}
+    def set_extra_state(self, state):
+        pass
+
+class NothingToTrain(Trains):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+class CannotBeCopied(Trains):
+    def __deepcopy__(self, memo):
+        raise TypeError("only one")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("RaisesInTraining", "not now"),
+        ("RaisesInside", "in layer last (Odd)"),
+        ("HasMoreThanTensors", "more than tensors: _extra_state"),
+        ("CannotBeCopied", "only one"),
+    ],
+)
+def test_a_network_that_would_fail_in_a_worker_is_refused_with_its_layer_before_anything_is_written(name, said, tmp_path):
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    with pytest.raises((ModelError, InputError)) as caught:
+        run_study(Spec.parse(BASE | {"models": [f"{tmp_path / 'nets.py'}:{name}"]}), tmp_path / "out")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rehearsal_leaves_the_network_as_it_is(tmp_path):
+    split = load("digits", train=41, test=20)
+    network = build("lenet-300-100", split.train.shape, 10, 0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    rehearse(network, split, TrainingSpec(batch_size=8), Spec.parse({}).pruning)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("levels", [[], None])
+def test_no_levels_are_none_and_nothing_said_is_all(levels):
+    found = plan(Spec.parse(BASE | {"blackbox": {"model": "linear", "seed_samples": 20, "rounds": 1, "levels": levels}}))
+    assert sum(cell.kind == "substitute" for cell in found.cells) == (0 if levels == [] else 2)
+
+
+def test_of_data_of_ones_own_a_study_of_given_networks_attacks_all_samples(tmp_path):
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "own.npz", x=random.integers(0, 255, (80, 8, 8), dtype=np.uint8), y=np.arange(80) % 10)
+    save_tensors(tmp_path / "net.safetensors", build("linear", (1, 8, 8), 10, 0).state_dict())
+    own = {"data": str(tmp_path / "own.npz")}
+    given = plan(
+        Spec.parse(BASE | own | {"models": [{"name": "linear", "checkpoints": [str(tmp_path / "net.safetensors")]}], "pruning": {}})
+    )
+    assert given.networks[0].data.counts[1] == 80
+    assert plan(Spec.parse(BASE | own)).networks[0].data.counts[1] < 80
+
+
+def test_a_box_of_ones_own_is_the_studys(tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.random.default_rng(0).uniform(-1, 1, (60, 8, 8)).astype(np.float32), y=np.arange(60) % 10)
+    found = plan(Spec.parse(BASE | {"data": {"name": str(tmp_path / "own.npz"), "box": [-1, 1]}}))
+    assert found.networks[0].data.load().test.box == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "..", " a", "a\\b", "a\nb"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(name):
+    with pytest.raises(InputError, match="one folder"):
+        Spec.parse(BASE | {"name": name})

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
-from isogrid.core.errors import InputError, IsogridError, one_of
+from isogrid.core.errors import InputError, one_of
 from isogrid.core.files import read_json
 from isogrid.engines import ENGINES, Event
 from isogrid.study.plan import Plan
 from isogrid.study.planning import plan
-from isogrid.study.run import Forecast, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
+from isogrid.study.run import Forecast, StudyError, forecast, missing, open_study, pretty_seconds, run_study, write_study_tables
 from isogrid.study.spec import ModelSpec, Spec
 from isogrid.study.spec.reading import read_yaml
 from isogrid.study.store import Store
@@ -32,12 +32,13 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
         raise InputError("workers", workers, "an integer >= 1")
     if engine not in ENGINES:
         raise one_of("engine", engine, ENGINES)
+    out = Path(os.path.normpath(out))  # `a/../b` leads to b whether or not there is an a
     study = plan(spec)
-    expected = forecast(study, out.resolve(), count)
+    expected = forecast(study, out, count)
     if dry_run:
         _print_plan(study, expected, out, count, as_json)
         return
-    Store(out.resolve()).open()
+    Store(out).open()
     if changed := _changed(spec, out / "study.yaml"):
         console.print(
             f"note: {out} held a study with other {', '.join(changed)}: its finished cells stay and are used where they still apply, "
@@ -50,11 +51,17 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
         source += f", {spec.seeds} seeds, {max(one.rounds for one in spec.prunings)} rounds"
     todo = f"{expected.tasks - expected.finished} of {expected.tasks} tasks to do, about {pretty_seconds(expected.seconds)}"
     console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False)
-    started = time.monotonic()
+    started, failed = time.monotonic(), None
     # the report's libraries take a second to load: that happens while the first level trains
-    threading.Thread(target=importlib.import_module, args=("isogrid.report",)).start()
-    with _Bar(study, out, console) as bar:
-        run_study(spec, out, engine=engine, workers=count, on_event=bar.event, planned=study)
+    loading = threading.Thread(target=importlib.import_module, args=("isogrid.report",))
+    loading.start()
+    try:
+        with _Bar(study, out, console) as bar:
+            run_study(spec, out, engine=engine, workers=count, on_event=bar.event, planned=study)
+    except StudyError as error:
+        failed = error
+    finally:
+        loading.join()  # an interpreter that ends in the middle of an import prints a traceback
     from isogrid.report import build_report, print_summary
 
     page = build_report(out, workers=count)
@@ -64,9 +71,8 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
     else:
         print_summary(out, Console())
     console.print(f"done in {pretty_seconds(time.monotonic() - started)}: {page}", highlight=False, markup=False)
-    if summary["failures"]:
-        first = summary["failures"][0]
-        raise IsogridError(f"{len(summary['failures'])} tasks failed, the first: {first['task']}: {first['reason']} (the report lists all)")
+    if failed is not None:
+        raise failed
 
 
 def _changed(spec: Spec, path: Path) -> list[str]:
@@ -103,7 +109,7 @@ class _Bar:
 
     def __init__(self, study: Plan, out: Path, console: Console) -> None:
         self.console = console
-        self.total = sum(task.cost for task in missing(study, out.resolve()))
+        self.total = sum(task.cost for task in missing(study, out))
         self.done, self.said, self.started = 0.0, 0, time.monotonic()
         self.running: list[str] = []
         self.progress = Progress(

@@ -15,11 +15,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from types import ModuleType
 
 from isogrid.core.errors import IsogridError
 from isogrid.engines.graph import Graph
@@ -146,10 +147,22 @@ def _idle(crew: list[_Worker], context: ForkServerContext, wanted: int) -> list[
     while len(crew) < wanted:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
-        process.start()
+        with _no_script():
+            process.start()
         theirs.close()
         crew.append(_Worker(process, ours))
     return [worker for worker in crew if worker.task is None]
+
+
+@contextlib.contextmanager
+def _no_script() -> Iterator[None]:
+    """What is started here does not run the user's script again: tasks need nothing of it, and it may lack the main guard."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _work(pipe: Connection, environment: dict[str, str]) -> None:
@@ -174,6 +187,9 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             reason = trace = ""
         except IsogridError as error:
             reason, trace = str(error), ""
+        except OSError as error:  # a full disk, say: what is there is whole, and the same command goes on from it
+            where = f" ({error.filename})" if error.filename else ""
+            reason, trace = f"{error.strerror or error}{where}: mend that and run the same command again", ""
         except Exception as error:  # a failing cell must not end the study: it is reported with its place
             last = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"

@@ -17,6 +17,7 @@ from isogrid.data import Split
 from isogrid.sparsity import prunable
 from isogrid.study.cells import Architecture, Attack, Audit, Cell, Data, Given, Substitute, Theory, Train, Transfer, about
 from isogrid.study.plan import LevelPlan, Network, Plan, TransferPlan
+from isogrid.study.rehearsal import rehearse
 from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
 from isogrid.theory import linear_weights
 from isogrid.training import FitConfig
@@ -40,11 +41,11 @@ def plan(spec: Spec) -> Plan:
 
 def _data(spec: Spec, model: ModelSpec) -> Data:
     """The samples of one model; of some classes only there may be fewer than the study takes of all."""
-    train, test = spec.data.train, spec.data.test
+    train, test, how = spec.data.train, spec.data.test, {"box": spec.data.box, "hold_out": not model.checkpoints}
     if model.classes:
-        whole = Data.of(spec.data.name, None, None, model.classes).counts
+        whole = Data.of(spec.data.name, None, None, model.classes, **how).counts
         train, test = (None if count is None else min(count, there) for count, there in zip((train, test), whole, strict=True))
-    return Data.of(spec.data.name, train, test, model.classes)
+    return Data.of(spec.data.name, train, test, model.classes, **how)
 
 
 def _network(spec: Spec, model: ModelSpec) -> Network:
@@ -62,6 +63,10 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
         models.load_weights(network, Path(given).expanduser(), "checkpoints" if model.checkpoints else "weights")
     check_samples(split.test.x, split.test.y, split.test.box)
     as_classifier(network.eval(), split.test.x, split.test.y)
+    if not model.checkpoints:
+        for training in spec.trainings:
+            for pruner in spec.prunings:
+                rehearse(network, split, training, pruner)
     if spec.blackbox is not None:
         _check_substitute(spec.blackbox, split)
     return Network(
@@ -186,7 +191,7 @@ class _Planner:
         found: list[Attack | Substitute] = list(self._attacks(arm, train, seed)) if attacked else []
         spec, others = self.spec, list[Cell]()
         if not arm.control:
-            if spec.blackbox is not None and level in (spec.blackbox.levels or (level,)):
+            if spec.blackbox is not None and (spec.blackbox.levels is None or level in spec.blackbox.levels):
                 found.append(self._substitute(spec.blackbox, train, seed))
             others = list(self._others(train, seed, level))
         return LevelPlan(arm=arm, seed=seed, level=level, round=round_, train=train, attacks=tuple(found), others=tuple(others))
@@ -233,7 +238,7 @@ class _Planner:
             configs = tuple(attacks.config_of(attack) for attack in built)
             yield Audit(network=train, attacks=configs, samples=spec.audit.samples, gradients=gradients, **self.common)
         for further in spec.cells:
-            if level in (further.levels or (level,)) and (further.seeds is None or seed < further.seeds):
+            if (further.levels is None or level in further.levels) and (further.seeds is None or seed < further.seeds):
                 yield further.on(train, **self.common)
 
     def transfer(self, arm: Arm, chains: list[LevelPlan]) -> TransferPlan:

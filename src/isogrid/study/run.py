@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from isogrid.core.errors import InputError, one_of
+from isogrid.core.errors import InputError, IsogridError, one_of
 from isogrid.core.files import write_text
 from isogrid.engines import ENGINES, Event, Task
 from isogrid.study.cells import Cell, Train
@@ -94,7 +94,7 @@ def forecast(study: Plan, root: Path, workers: int) -> Forecast:
 
 def run_study(
     spec: Spec,
-    out: Path,
+    out: str | Path,
     *,
     workers: int = 1,
     engine: str = "local",
@@ -104,9 +104,10 @@ def run_study(
     """Run what is missing of a study in folder `out` and write its tables; continue where an earlier run stopped.
 
     Cells are keyed by all of their configuration, so nothing finished is computed twice and no cell of another configuration is
-    used. Raises InputError for unusable input before anything is written.
+    used. Raises InputError for unusable input before anything is written; and StudyError where tasks failed, after all others have
+    finished and the tables have been written.
     """
-    out = out.resolve()
+    out = Path(out).resolve()
     if workers < 1:
         raise InputError("workers", workers, "an integer >= 1")
     if engine not in ENGINES:
@@ -123,6 +124,8 @@ def run_study(
         study.write(out)
         failures = ENGINES[engine](missing(study, out), workers=workers, on_event=on_event)
         write_tables(study, store, failures)
+    if failures:
+        raise StudyError(Study(out, study), failures)
     return Study(out, study)
 
 
@@ -181,6 +184,17 @@ class Study:
                 return one
         last = max(one.seed for one in mine), max(one.level for one in mine)
         raise InputError("level", f"{level} of seed {seed}", f"seeds 0 to {last[0]}, levels 0 to {last[1]}")
+
+
+class StudyError(IsogridError):
+    """Tasks of a study failed. `study`: what has finished, with its tables; `failures`: the tasks and the reasons."""
+
+    def __init__(self, study: Study, failures: Sequence[Event]) -> None:
+        self.study, self.failures = study, tuple(failures)
+        first = self.failures[0]
+        super().__init__(
+            f"{len(failures)} tasks failed, the first: {first.task.label}: {first.reason} ({study.folder}/summary.json has all)"
+        )
 
 
 def write_study_tables(study: Study) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
 from isogrid import data
 from isogrid.core.errors import InputError
+from isogrid.core.files import canonical
 from isogrid.data import Split
 from isogrid.study.cells.base import BESIDE, Cell, Result
 from isogrid.study.store import Store
@@ -20,8 +21,9 @@ EXAMPLES = 12
 class Data(Cell):
     """Training and test samples: `name` as the user wrote it, `train` and `test` of them (None = all), of `classes` (None = all).
 
-    `content`: the digest of the samples themselves. `counts`: how many there are, (training, test). It stores what tables and
-    networks need to know of the samples, so that a study can be read where its data are not.
+    `box`: the limits of the inputs, instead of the source's own. `hold_out`: samples without a test set of their own are split into two,
+    because something is trained on them. `content`: the digest of the samples themselves. `counts`: how many there are, (training, test).
+    It stores what tables and networks need to know of the samples, so that a study can be read where its data are not.
     """
 
     kind: ClassVar[str] = "data"
@@ -30,14 +32,17 @@ class Data(Cell):
     train: int | None
     test: int | None
     classes: tuple[int, ...] | None
+    box: tuple[float, float] | None = None
+    hold_out: bool = True
     content: str
     counts: tuple[int, int] = field(metadata=BESIDE)
 
     @classmethod
-    def of(cls, name: str, train: int | None, test: int | None, classes: tuple[int, ...] | None) -> Self:
-        """The cell of the samples that are there now; raises what `data.load` raises."""
-        split, content = _read((name, train, test, classes))
-        return cls(name=name, train=train, test=test, classes=classes, content=content, counts=(split.train.n, split.test.n))
+    def of(cls, name: str, train: int | None, test: int | None, classes: tuple[int, ...] | None, **how: Any) -> Self:
+        """The cell of the samples that are there now, `how` as in `data.load`; raises what that raises."""
+        asked = {"train": train, "test": test, "classes": classes} | how
+        split, content = _read(name, asked)
+        return cls(name=name, **asked, content=content, counts=(split.train.n, split.test.n))
 
     @property
     def label(self) -> str:
@@ -51,10 +56,10 @@ class Data(Cell):
 
     def load(self) -> Split:
         """The samples; raises InputError where those behind the name are not these."""
-        request = (self.name, self.train, self.test, self.classes)
-        split, content = _kept.get(request) or _read(request)
+        asked = {field: getattr(self, field) for field in ("train", "test", "classes", "box", "hold_out")}
+        split, content = _kept.get(_request(self.name, asked)) or _read(self.name, asked)
         if content != self.content:  # the files behind the name may have been rewritten since
-            split, content = _read(request)
+            split, content = _read(self.name, asked)
         if content != self.content:
             raise InputError("data", f"{self.name}, which has changed", "the samples that the study was planned with")
         return split
@@ -74,15 +79,17 @@ class Data(Cell):
         return Result(metrics=metrics, tensors={"examples": {"x": split.test.x[:EXAMPLES], "label": split.test.y[:EXAMPLES]}})
 
 
-_Request = tuple[str, int | None, int | None, tuple[int, ...] | None]
-_kept: dict[_Request, tuple[Split, str]] = {}
+_kept: dict[str, tuple[Split, str]] = {}
 """The last few samples and their digests, for the cells of a worker that are about the same ones."""
 
 
-def _read(request: _Request) -> tuple[Split, str]:
-    name, train, test, classes = request
-    split = data.load(name, train=train, test=test, classes=classes)
+def _request(name: str, asked: dict[str, Any]) -> str:
+    return canonical([name, asked])
+
+
+def _read(name: str, asked: dict[str, Any]) -> tuple[Split, str]:
+    split = data.load(name, **asked)
     while len(_kept) > 3:
         del _kept[next(iter(_kept))]
-    _kept[request] = (split, split.digest())
-    return _kept[request]
+    found = _kept[_request(name, asked)] = (split, split.digest())
+    return found

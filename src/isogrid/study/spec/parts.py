@@ -18,9 +18,10 @@ from isogrid.training import OBJECTIVES, PENALTIES, FitConfig
 
 
 class DataSpec(Part):
-    """Which samples: a registered name or a path, how many, which classes."""
+    """Which samples: a registered name or a path, and how many of them. `box`: the limits of the inputs, instead of the source's own."""
 
     name: str = "mnist-5k"
+    box: tuple[float, float] | None = None
     train: int | None = Field(None, ge=1)
     test: int | None = Field(None, ge=1)
 

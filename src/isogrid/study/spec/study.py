@@ -61,6 +61,14 @@ class Spec(Part):
     threads: int = Field(1, ge=1, le=256)
     device: Literal["cpu", "cuda"] = "cpu"
 
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, value: str) -> str:
+        """Where no folder is given the study's is called so."""
+        if value in (".", "..") or value != value.strip() or any(sign in value for sign in "/\\\0\n"):
+            raise InputError("name", value, "the name of one folder: no slashes, no line breaks, no spaces around it")
+        return value
+
     @field_validator("data", mode="before")
     @classmethod
     def _data_name(cls, value: Any) -> Any:
