@@ -69,7 +69,7 @@ def test_no_table_names_a_method_an_objective_or_seeds_that_were_not(made):
     assert set(frontier["objective"]) == {"unknown"}
     summary = json.loads((made[0] / "alone" / "summary.json").read_text())
     assert summary["seeds"] == 1
-    assert summary["methods"] == {"theirs": "given"}
+    assert [(arm["model"], arm["pruner"]) for arm in summary["arms"]] == [("theirs", "given")]
     mixed = pd.read_csv(made[0] / "mixed" / "frontier.csv", keep_default_na=False)
     assert set(mixed.query("model == 'theirs'")["seed"]) == {0}
     assert set(mixed.query("model == 'linear'")["method"]) == {"progressive", "dense"} or "dense" not in set(mixed["method"])

@@ -44,8 +44,8 @@ def _arm(model: str, pruner: str = "progressive") -> Arm:
 
 
 def _curve(model: str, method: str, metric: str, attack: Mapping, points: list[dict]) -> dict:
-    return {**_arm(model, method).columns(), "beside": "progressive", "metric": metric, "attack": attack["id"], "norm": attack["norm"],
-            "domain": attack["domain"], "eps": attack["eps"], "points": points}  # fmt: skip
+    group = {"metric": metric} | {name: attack[name] for name in ("norm", "domain", "eps")}
+    return {"arm": asdict(_arm(model)), "control": method == "dense", "attack": attack["id"], "group": group, "points": points}
 
 
 def _value(model: str, metric: str, base: float, level: int, levels: int, pruned: bool, rng: np.random.Generator) -> float:
@@ -174,13 +174,13 @@ def write_study(
     audit = [finding, replace(finding, code="IG009", severity="info", title="Saturated level", level=None)]
     half = max(rounds // 2, 1)
     summary = {
-        "isogrid": "0.1.0", "name": name, "data": {"name": "made-up", "train": 4000, "test": 1000, "classes": 10, "source": "synthetic, for tests"},
-        "seeds": seeds, "models": list(models), "arms": [asdict(_arm(model)) for model in models], "attacks": ATTACKS,
+        "isogrid": "0.1.0", "name": name, "data": [{"model": model, "name": "made-up", "train": 4000, "test": 1000, "source": "synthetic, for tests"} for model in models],
+        "seeds": seeds, "arms": [asdict(_arm(model)) for model in models], "attacks": ATTACKS,
         "tolerance": {"r_inf": 0.02, "distance": 0.03, "accuracy": 0.02}, "curves": curves,
         "recommendation": plain(recommend(models, sparsity, half)) if recommendation and rounds > 1 else [],
         "audit": plain(audit),
-        "failures": list(failures), "timings": {"train_s": 61.2, "attack_s": 88.0, "total_s": 151.9},
-        "transfer": [{"model": model, "levels": [0, half, rounds], "sparsity": [sparsity[k] for k in (0, half, rounds)], "attack": "pgd@0.1",
+        "failures": list(failures),
+        "transfer": [{"arm": asdict(_arm(model)), "levels": [0, half, rounds], "sparsity": [sparsity[k] for k in (0, half, rounds)], "attack": "pgd@0.1",
                       "matrix": [[0.2, 0.7, 0.9], [0.6, 0.3, 0.85], [0.8, 0.8, 0.4]]} for model in models] if transfer else [],
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))

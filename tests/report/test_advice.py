@@ -37,7 +37,7 @@ def _said(folder):
 def test_every_sentence_of_the_study_reaches_page_and_terminal(make_study, tmp_path):
     folder = make_study(tmp_path / "one", **SMALL)
     study = _changed(folder, lambda found: replace(found, seeds=1))
-    said = sentences(study.recommendations[0])
+    said = sentences(study.summary.recommendation[0])
     assert len(said) == 6
     assert "One seed: this holds for the one network" in said[-1]
     for text in _said(folder):

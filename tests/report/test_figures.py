@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 
 from isogrid.report import figures, gallery, matrices
 from isogrid.report.style import PAGE, ROLES, SERIES, drawing_style, inline_svg, new_figure
-from isogrid.report.tables import Curve, Group, Point, read_tables
+from isogrid.report.tables import read_tables
+from isogrid.study.results import Curve, Group, Point
 from isogrid.verdicts.arm import Arm
 
 ARM = Arm(data="made-up", model="m", pruner="progressive")
@@ -152,9 +154,9 @@ def test_theory_and_transfer_are_drawn_only_where_there_are_any(study):
         assert {drawing.slug for drawing in drawn} == {"linear-theory-l2-free", "linear-theory-linf-free-0.1"}
         assert any("above 1" in drawing.caption for drawing in drawn)
         assert matrices.theory(data, lenet, None) == []
-        row = data.rows("transfer", linear)[0]
+        row = next(one for one in data.summary.transfer if one.arm == linear)
         assert ">.85</text>" in matrices.transfer(data, linear, row, None).svg
-        assert matrices.transfer(data, linear, {**row, "matrix": [[0.1]]}, None) is None
+        assert matrices.transfer(data, linear, replace(row, matrix=((0.1,),)), None) is None
     assert "98." in matrices.assumption(data, linear)
     assert matrices.assumption(data, lenet) == ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isogrid.report.verdicts import attack_name
+from isogrid.study.results import Used
 
 
 @pytest.mark.parametrize(
@@ -18,4 +19,4 @@ from isogrid.report.verdicts import attack_name
     ],
 )
 def test_a_label_or_the_fields_name(identity, name, shown):
-    assert attack_name({"id": identity, "name": name}) == shown
+    assert attack_name(Used(id=identity, name=name)) == shown

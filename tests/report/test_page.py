@@ -140,7 +140,7 @@ def test_a_median_that_most_attacks_failed_to_reach_is_infinite(make_study, tmp_
 def test_a_figure_whose_every_level_is_void_says_so(make_study, tmp_path):
     folder = make_study(tmp_path / "all", **SMALL)
     summary = json.loads((folder / "summary.json").read_text())
-    for point in (point for curve in summary["curves"] if curve["norm"] == "l2" for point in curve["points"]):
+    for point in (point for curve in summary["curves"] if curve["group"]["norm"] == "l2" for point in curve["points"]):
         point |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 30, "attacked": 540, "median": 0.4}
     (folder / "summary.json").write_text(json.dumps(summary))
     text = Page(build_report(folder).read_text(encoding="utf-8")).text
@@ -151,7 +151,7 @@ def test_a_figure_whose_every_level_is_void_says_so(make_study, tmp_path):
 def test_the_control_is_drawn_under_the_attacks_that_it_met(make_study, tmp_path):
     folder = make_study(tmp_path / "shared", **SMALL | {"rounds": 7})
     summary = json.loads((folder / "summary.json").read_text())
-    linf = [c for c in summary["curves"] if c["attack"] == "envelope" and c["norm"] == "linf"]
+    linf = [c for c in summary["curves"] if c["attack"] == "envelope" and c["group"]["norm"] == "linf"]
     summary["curves"] += [{**c, "attack": "shared-envelope", "over": ["fgs@0.1", "pgd@0.1"]} for c in linf]
     summary["curves"] = [c for c in summary["curves"] if c not in linf or not c["control"]]
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -198,7 +198,7 @@ def test_what_a_user_names_is_escaped_everywhere(make_study, tmp_path):
     folder = make_study(tmp_path / "evil", models=[evil], rounds=2, classes=0, name=evil, failures=[{"task": evil, "reason": evil}])
     summary = json.loads((folder / "summary.json").read_text())
     summary["audit"][0] |= {"title": evil, "detail": evil, "remedy": evil}
-    summary["data"]["source"] = evil
+    summary["data"][0]["source"] = evil
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "study.yaml").write_text(evil)
     text = build_report(folder).read_text(encoding="utf-8")
@@ -237,7 +237,15 @@ def test_missing_parts_are_said_not_hidden(make_study, tmp_path, changes, said):
 
 
 def test_a_folder_with_a_bare_summary_still_gives_a_page(tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"name": "bare", "models": ["linear"], "failures": [{"task": "t", "reason": "r"}]}))
+    (tmp_path / "summary.json").write_text(
+        json.dumps(
+            {
+                "name": "bare",
+                "arms": [{"data": "made-up", "model": "linear", "pruner": "progressive"}],
+                "failures": [{"task": "t", "reason": "r"}],
+            }
+        )
+    )
     page = Page(build_report(tmp_path).read_text(encoding="utf-8"))
     assert "This study is incomplete" in page.text
     assert "No level of this model was measured" in page.text
@@ -272,7 +280,7 @@ def test_distances_are_told_in_per_cent_and_accuracies_in_shares():
 def test_comparison_sets_models_side_by_side_and_warns_of_unlike_studies(study, make_study, tmp_path):
     other = make_study(tmp_path / "other", models=["lenet-5"], rounds=4, name="other")
     summary = json.loads((other / "summary.json").read_text())
-    (other / "summary.json").write_text(json.dumps({**summary, "data": {"name": "elsewhere"}}))
+    (other / "summary.json").write_text(json.dumps({**summary, "data": [{"name": "elsewhere"}]}))
     page = Page(compare([study, other], tmp_path / "comparison.html").read_text(encoding="utf-8"))
     _self_contained(page)
     assert "These studies use different data (elsewhere and made-up)" in page.text
@@ -297,7 +305,7 @@ def test_terminal_says_frontier_claims_and_recommendation_within_its_width(study
 def test_void_levels_leave_the_terminal_room_for_the_sparsity(make_study, tmp_path):
     folder = make_study(tmp_path / "all", **(SMALL | {"envelope": False}))
     summary = json.loads((folder / "summary.json").read_text())
-    for point in (point for curve in summary["curves"] if curve["norm"] == "l2" for point in curve["points"]):
+    for point in (point for curve in summary["curves"] if curve["group"]["norm"] == "l2" for point in curve["points"]):
         point |= {"void": True, "mean": None, "sd": None, "low": None, "high": None, "failed": 300, "attacked": 5400, "median": 0.4}
     (folder / "summary.json").write_text(json.dumps(summary))
     console = Console(file=io.StringIO(), width=80, force_terminal=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ TRAIN = Train(data=DATA, model=Architecture(name="net", source=""), seed=0, leve
 
 
 def findings_of(levels: Sequence[Finished]) -> list[dict[str, Any]]:
-    return audit_study(levels)["audit"]
+    return [asdict(one) for one in audit_study(levels)[0]]
 
 
 def attacked(config: dict[str, Any], broken: int, *, rows: Sequence[int] = range(N), partial: bool = False) -> tuple[About, Attacked]:
@@ -130,7 +131,7 @@ def test_a_study_is_not_accused_where_no_strong_attack_was_run() -> None:
 def test_a_check_is_passed_only_where_it_was_made() -> None:
     attacks = [attacked({"name": "pgd", "eps": 0.1}, 100), attacked(SQUARE, 100)]
     probed = {"checks": [{"code": "IG006", "state": "passed", "gap": ""}, {"code": "IG005", "state": "not checked", "gap": "none"}]}
-    checks = audit_study(studied(level(0, 0, *attacks, probed=probed), level(1, 0, *attacks), level(1, 1)))["audit_checks"]
+    checks = [asdict(c) for c in audit_study(studied(level(0, 0, *attacks, probed=probed), level(1, 0, *attacks), level(1, 1)))[1]]
 
     def told(code: str) -> list[tuple[Any, ...]]:
         return [(c["state"], c["networks"], c["levels"], c["seeds"]) for c in checks if c["code"] == code]
@@ -146,7 +147,7 @@ def test_a_check_is_passed_only_where_it_was_made() -> None:
 def test_a_grid_of_budgets_is_a_check_that_success_grows() -> None:
     def ig007(name: str, *counts: int) -> list[str]:
         grid = [attacked({"name": name, "eps": 0.1 * (k + 1)}, count) for k, count in enumerate(counts)]
-        return [c["state"] for c in audit_study(studied(level(0, 0, *grid)))["audit_checks"] if c["code"] == "IG007"]
+        return [c["state"] for c in map(asdict, audit_study(studied(level(0, 0, *grid)))[1]) if c["code"] == "IG007"]
 
     assert ig007("pgd", 50, 100) == ["passed"]
     assert ig007("pgd", 100, 90, 150) == ["found"]

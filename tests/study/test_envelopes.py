@@ -87,7 +87,9 @@ def family(sparse, control=None, levels=(0, 1, 2, 3), seeds=(0, 1)):
 def drawn(one):
     """(method, attack, metric) -> level -> point."""
     found = curves(one, evidence_of(one))
-    return {(c["method"], c["attack"], c["metric"]): {p["level"]: p for p in c["points"]} for c in found if c["norm"]}
+    return {
+        ("dense" if c.control else "progressive", c.attack, c.group.metric): {p.level: p for p in c.points} for c in found if c.group.norm
+    }
 
 
 FAMILIES = {
@@ -108,8 +110,8 @@ def test_the_headline_lies_below_every_attack_on_every_level(name):
     for (method, attack, metric), points in found.items():
         whole = found.get((method, "envelope", metric), {})
         for level, point in points.items():
-            if level in whole and whole[level]["n"] == point["n"]:
-                assert whole[level]["mean"] <= point["mean"] + 1e-12, (method, attack, level)
+            if level in whole and whole[level].n == point.n:
+                assert whole[level].mean <= point.mean + 1e-12, (method, attack, level)
     assert {level for key, points in found.items() if key[:2] == ("progressive", "envelope") for level in points} == {0, 1, 2, 3}
 
 
@@ -122,8 +124,8 @@ def test_page_and_frontier_agree(name):
         for level, point in points.items():
             source = one.pruned if method == "progressive" else one.control
             rows = [row for s in one.seeds for row in _envelope_rows(source[s, level], envelopes(one)) if row[:2] == (metric, attack)]
-            assert np.mean([row[5] for row in rows]) == pytest.approx(point["mean"])
-            assert {row[6] for row in rows} == {point["n"]}
+            assert np.mean([row[5] for row in rows]) == pytest.approx(point.mean)
+            assert {row[6] for row in rows} == {point.n}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -131,7 +133,7 @@ def test_what_contrasts_rest_on_met_the_same_attacks_on_every_level_and_on_the_c
     one = FAMILIES[name]
     for measure in evidence_of(one).measures:
         if "envelope" in measure.attack:
-            over = {tuple(c["over"]) for c in curves(one, evidence_of(one)) if c["attack"] == measure.attack.replace(" ", "-")}
+            over = {c.over for c in curves(one, evidence_of(one)) if c.attack == measure.attack.replace(" ", "-")}
             assert all(
                 set(some) <= set(level.attacks) for some in over for level in (*one.pruned.values(), *one.control.values()) if level.attacks
             )
@@ -142,7 +144,7 @@ def test_what_contrasts_rest_on_met_the_same_attacks_on_every_level_and_on_the_c
 def test_samples_that_no_attack_saw_are_not_broken():
     one = FAMILIES["few samples"]
     points = drawn(one)["progressive", "envelope", "r_inf"]
-    assert {point["n"] for point in points.values()} == {12}
+    assert {point.n for point in points.values()} == {12}
     values = next(m for m in evidence_of(one).measures if m.attack == "envelope").values
     assert np.isnan(values[:, :, 12:]).all()
     assert np.isfinite(values[:, :, :12]).all()
@@ -151,8 +153,8 @@ def test_samples_that_no_attack_saw_are_not_broken():
 def test_a_distance_speaks_of_samples_that_a_minimum_norm_attack_saw():
     found = drawn(FAMILIES["fixed budget beside minimum norm"])
     whole, alone = (found["progressive", attack, "r_2"] for attack in ("envelope", "cw"))
-    assert all(whole[k]["n"] == alone[k]["n"] == 12 and whole[k]["mean"] <= alone[k]["mean"] for k in whole)
-    assert found["progressive", "envelope", "robust_accuracy"][0]["n"] == N
+    assert all(whole[k].n == alone[k].n == 12 and whole[k].mean <= alone[k].mean for k in whole)
+    assert found["progressive", "envelope", "robust_accuracy"][0].n == N
 
 
 def test_an_envelope_that_the_control_has_not_met_goes_by_its_name():
@@ -171,8 +173,10 @@ def test_a_void_mean_is_no_figure_but_its_median_is():
     distance[:, 15:] = math.inf
     one = FAMILIES["everything everywhere"]
     point = _point(evidence_of(one), 1, distance, kind="distance")
-    assert (point["void"], point["mean"], point["low"], point["failed"], point["attacked"]) == (True, None, None, 15, 60)
-    assert point["median"] == pytest.approx(np.median(distance[0]))
+    assert (point.void, point.failed, point.attacked) == (True, 15, 60)
+    assert math.isnan(point.mean)
+    assert math.isnan(point.low)
+    assert point.median == pytest.approx(np.median(distance[0]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.98, 1.0])
@@ -181,7 +185,7 @@ def test_intervals_of_shares_stay_within_their_limits(share):
     values = (np.random.default_rng(1).random((3, 50)) < share).astype(float)
     values[0, :5] = 1 - values[0, :5]
     point = _point(evidence_of(one), 1, values)
-    assert 0 <= point["low"] <= point["mean"] <= point["high"] <= 1
+    assert 0 <= point.low <= point.mean <= point.high <= 1
 
 
 def test_what_the_driver_accepted_within_a_budget_is_within_it_in_any_unit():

@@ -17,7 +17,9 @@ import torch
 
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, read_json
+from isogrid.core.typed import plain, typed
 from isogrid.study.planning import plan
+from isogrid.study.results import Summary
 from isogrid.study.run import forecast, missing, open_study, run_study
 from isogrid.study.spec import Spec
 
@@ -153,7 +155,7 @@ def test_an_attack_on_survivors_sees_them_only_and_speaks_through_the_envelope(f
 
 def test_the_transfer_matrix_has_the_attacks_own_figures_on_its_diagonal(finished):
     summary = read_json(finished.folder / "summary.json")
-    entry = next(t for t in summary["transfer"] if t["model"] == "lenet-300-100")
+    entry = next(t for t in summary["transfer"] if t["arm"]["model"] == "lenet-300-100")
     assert entry["levels"] == list(range(5))
     for level, row in zip(entry["levels"], entry["matrix"], strict=True):
         own = finished.records("fgs@0.1", seed=0, level=level, model="lenet-300-100").iloc[:100]
@@ -238,3 +240,13 @@ def test_killed_at_five_random_moments_and_continued_gives_the_same_bytes(finish
     out = _killed_and_continued(tmp_path, [moments.uniform(2, 14) for _ in range(5)])
     assert tables(out) == tables(finished.folder)
     assert not list((out / "cells").glob(".*"))
+
+
+def test_the_summary_is_written_and_read_by_one_type(finished):
+    stored = read_json(finished.folder / "summary.json")
+    read = typed(Summary, stored, "summary")
+    assert plain(read) == stored
+    assert {(arm.model, arm.pruner, arm.control) for arm in read.arms} == {
+        (model, pruner, pruner == "dense") for model in SMALL["models"] for pruner in ("progressive", "dense")
+    }
+    assert [one.test for one in read.data] == [200, 200]

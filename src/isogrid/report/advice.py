@@ -31,7 +31,9 @@ class Advice:
 
 def advice(study: Tables, arm: Arm) -> list[Advice]:
     """The recommendation for an arm: most robust level per norm, compromise, sparsest level not worse than dense, first fragile one."""
-    return [one for found in study.recommendations if found.arm == arm for one in _answers(found, 0 if study.given(arm) else found.seeds)]
+    return [
+        one for found in study.summary.recommendation if found.arm == arm for one in _answers(found, 0 if study.given(arm) else found.seeds)
+    ]
 
 
 def _answers(found: Recommendation, seeds: int) -> Iterator[Advice]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from isogrid.report.tables import Curve, Group, Tables
+from isogrid.report.tables import Tables
 from isogrid.report.words import attack_label, group_title, joined, number, percent, samples_note
+from isogrid.study.results import Curve, Group
 
 
 def curve_label(study: Tables, curve: Curve) -> str:

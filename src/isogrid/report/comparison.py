@@ -12,9 +12,10 @@ from isogrid.report import figures
 from isogrid.report.advice import Advice, advice
 from isogrid.report.page import Numbering, facts, render
 from isogrid.report.style import MARKERS, SERIES, Drawing, drawing_style, finish, new_figure, slugify
-from isogrid.report.tables import Curve, Group, Tables, read_tables
+from isogrid.report.tables import Tables, read_tables
 from isogrid.report.verdicts import ClaimRow, attack_name, claim_rows
 from isogrid.report.words import CLAIMS, MISSING, attack_label, group_title, joined
+from isogrid.study.results import Curve, Group
 from isogrid.verdicts.arm import Arm
 
 
@@ -57,7 +58,7 @@ def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> 
     numbers = Numbering()
     with drawing_style():
         drawn = [numbers(drawing) for drawing in _overlays(lines)]
-    version = joined(sorted({str(study.summary.get("isogrid") or "?") for study in studies}))
+    version = joined(sorted({(study.summary.isogrid or "?") for study in studies}))
     page = render(
         "comparison.html.j2",
         title=" · ".join(names),
@@ -91,10 +92,10 @@ def _names(studies: Sequence[Tables]) -> list[str]:
 
 def _warning(studies: Sequence[Tables]) -> str:
     told = []
-    data = {str((study.summary.get("data") or {}).get("name")) for study in studies}
+    data = {one.name for study in studies for one in study.summary.data}
     if len(data) > 1:
         told.append(f"These studies use different data ({joined(sorted(data))}): their distances and accuracies are not on one scale.")
-    if len({repr(sorted(study.tolerance.items())) for study in studies}) > 1:
+    if len({repr(sorted(study.summary.tolerance.items())) for study in studies}) > 1:
         told.append("Their tolerances differ, so “not worse than dense” does not mean the same in each.")
     return " ".join(told)
 
@@ -105,15 +106,15 @@ def _claims(lines: Sequence[Entry]) -> list[tuple[int, str, list[ClaimRow | None
 
 
 def _row(name: str, study: Tables) -> dict[str, str]:
-    attacks = [f"{attack_name(row)}{'' if row.get('eps') is None else ' ' + str(row['eps'])}" for row in study.rows("attacks")]
+    attacks = [f"{attack_name(one)}{'' if one.eps is None else f' {one.eps}'}" for one in study.summary.attacks]
     return {
         "name": name,
         "data": dict(facts(study)).get("Data", ""),
         "seeds": dict(facts(study)).get("Seeds", MISSING),
         "method": dict(facts(study)).get("Method", ""),
         "attacks": ", ".join(attacks),
-        "failures": str(len(study.rows("failures"))),
-        "version": str(study.summary.get("isogrid") or ""),
+        "failures": str(len(study.summary.failures)),
+        "version": study.summary.isogrid,
     }
 
 

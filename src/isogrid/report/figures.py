@@ -20,8 +20,9 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from isogrid.report.advice import advice
 from isogrid.report.captions import caption, curve_label, describe, few_samples, on_samples
 from isogrid.report.style import CONTROL_COLOUR, GRID, INK, MARKERS, MUTED, PAGE, SERIES, Drawing, colours, finish, new_figure, slugify
-from isogrid.report.tables import DISTANCES, ENVELOPE, SHARED, Curve, Group, Point, Tables
+from isogrid.report.tables import Tables
 from isogrid.report.words import axis_title, group_title, norm_label
+from isogrid.study.results import DISTANCES, ENVELOPE, SHARED, Curve, Group, Point
 from isogrid.verdicts.arm import Arm
 
 WIDTH = 4.6
@@ -157,7 +158,7 @@ def headline(curves: Sequence[Curve]) -> Curve:
 
 def attack_looks(study: Tables, norm: str) -> dict[str, tuple[str, str]]:
     """Attack name -> (colour, marker) among the attacks of one norm, the same in every figure of the study."""
-    listed = [str(row.get("name")) for row in study.rows("attacks") if row.get("norm") == norm]
+    listed = [one.name for one in study.summary.attacks if one.norm == norm]
     met = [curve.name for curve in study.curves if curve.group.norm == norm and curve.is_attack]
     return {**colours([*listed, *met]), ENVELOPE: (INK, MARKERS[0]), SHARED: (MUTED, MARKERS[0])}
 
@@ -191,13 +192,13 @@ def overview(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Draw
     if control is not None:
         states |= draw_curve(axes, control, positions(control, levels), CONTROL_COLOUR, "s", dashed=True)
     states |= draw_curve(axes, main, positions(main, levels), colour, marker)
-    dense = draw_reference(axes, main.at(0), group, study.tolerance)
+    dense = draw_reference(axes, main.at(0), group, study.summary.tolerance)
     finish_axes(axes, group, [1.0 - p for p in positions(main, levels)])
     kind = "minimum over attacks" if main.is_envelope else "strongest attack here" if others else "the only attack here"
     keys: list[Line2D | Patch] = [key(f"{curve_label(study, main)}: {kind}", colour, marker)]
     keys += [key(curve_label(study, c), *looks[c.name], lw=0.9) for c in others]
     several = any(math.isfinite(point.sd) for point in main.points)
-    tolerance = _tolerance(group, study.tolerance) > 0
+    tolerance = _tolerance(group, study.summary.tolerance) > 0
     keys += legend_keys(
         states=states, control=control is not None, dense=dense, band=several, colour=colour, tolerance=tolerance, given=study.given(arm)
     )
@@ -227,7 +228,7 @@ def stack(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Drawing
     curves = [curve for curve in study.attacks(arm, group) if curve.is_attack]
     if len(curves) < 2:
         return None
-    looks, levels, tolerance = attack_looks(study, group.norm), study.sparsities(arm), study.tolerance
+    looks, levels, tolerance = attack_looks(study, group.norm), study.sparsities(arm), study.summary.tolerance
     figure = new_figure(WIDTH, 0.45 + 1.15 * len(curves))
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     states, controls, dense = set[str](), False, False
@@ -280,10 +281,10 @@ def accuracy(study: Tables, arm: Arm, folder: Path | None) -> Drawing | None:
     control = study.one(arm, curve.group, curve.attack, control=True)
     states = draw_curve(axes, control, positions(control, levels), CONTROL_COLOUR, "s", dashed=True) if control is not None else set()
     states |= draw_curve(axes, curve, positions(curve, levels), SERIES[0][0], "o")
-    dense = draw_reference(axes, curve.at(0), curve.group, study.tolerance)
+    dense = draw_reference(axes, curve.at(0), curve.group, study.summary.tolerance)
     finish_axes(axes, curve.group, list(levels.values()))
     several = any(math.isfinite(point.sd) for point in curve.points)
-    tolerance = _tolerance(curve.group, study.tolerance) > 0
+    tolerance = _tolerance(curve.group, study.summary.tolerance) > 0
     keys: list[Line2D | Patch] = [key("as given" if study.given(arm) else "pruned", SERIES[0][0], "o")]
     add_legend(
         figure,

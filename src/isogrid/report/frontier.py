@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from isogrid.report.tables import Curve, Group, Point, Tables
+from isogrid.report.tables import Tables
 from isogrid.report.words import DOMAINS, STATES, attack_label, eps_text, interval, metric_symbol, number, percent, samples_note
+from isogrid.study.results import Curve, Group, Point
 from isogrid.verdicts.arm import Arm
 
 

@@ -110,7 +110,7 @@ def data_uri(image: np.ndarray) -> str:
 def galleries(study: Tables) -> list[Gallery]:
     """Every (model, attack) of the stored gallery, in the order of the study; at most 6 levels and 6 samples of each."""
     tensors = study.gallery
-    norms = {str(row.get("id")): str(row.get("norm") or "") for row in study.rows("attacks")}
+    norms = {one.id: one.norm for one in study.summary.attacks}
     found: dict[tuple[str, str], list[int]] = {}
     for key in tensors:
         if key.endswith("/x_adv") and key.count("/") >= 3:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from matplotlib.ticker import FixedLocator
 from isogrid.report.captions import curve_label
 from isogrid.report.figures import WIDTH, add_legend, attack_looks, draw_curve, level_axis, positions
 from isogrid.report.style import MUTED, SERIES, Drawing, finish, new_figure, slugify
-from isogrid.report.tables import THEORY, Group, Tables
+from isogrid.report.tables import Tables
 from isogrid.report.words import attack_label, eps_text, joined, metric_symbol, norm_label, percent
+from isogrid.study.results import THEORY, Group, Matrix
 from isogrid.verdicts.arm import Arm
 
 # metric -> (label, dashes, place in the palette): bounds dashed, what is exact solid
@@ -106,17 +106,13 @@ def _theory_figure(study: Tables, arm: Arm, group: Group, rows: pd.DataFrame, fo
     )
 
 
-def transfer(study: Tables, arm: Arm, row: Mapping[str, Any], folder: Path | None) -> Drawing | None:
+def transfer(study: Tables, arm: Arm, one: Matrix, folder: Path | None) -> Drawing | None:
     """Heat map of the accuracy of the target level (column) under adversarial examples made on the source level (row)."""
-    try:
-        matrix = np.array([[math.nan if value is None else float(value) for value in line] for line in row["matrix"]], dtype=float)
-        names = [percent(float(sparsity)) for sparsity in row["sparsity"]]
-    except (KeyError, TypeError, ValueError):
-        return None
+    matrix, names = np.array(one.matrix, dtype=float), [percent(sparsity) for sparsity in one.sparsity]
     count = len(names)
     if matrix.shape != (count, count) or not count:
         return None
-    model, attack = study.title(arm), str(row.get("attack") or "")
+    model, attack = study.title(arm), one.attack
     figure = new_figure(WIDTH, WIDTH * 0.86)
     axes = figure.subplots()
     mesh = axes.pcolormesh(np.ma.masked_invalid(matrix), cmap="cividis", vmin=0.0, vmax=1.0, edgecolors="face", linewidth=0.3)

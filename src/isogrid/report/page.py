@@ -19,9 +19,10 @@ from isogrid.report.checks import check_rows
 from isogrid.report.frontier import Frontier, frontier
 from isogrid.report.recommendation import sentences
 from isogrid.report.style import Drawing, drawing_style, slugify, variables
-from isogrid.report.tables import Group, Tables, read_tables
+from isogrid.report.tables import Tables, read_tables
 from isogrid.report.verdicts import ClaimRow, attack_rows, claim_rows, finding_rows
 from isogrid.report.words import joined, norm_label, number
+from isogrid.study.results import Group
 from isogrid.verdicts.arm import Arm
 
 HERE = Path(__file__).parent
@@ -131,23 +132,23 @@ def _context(study: Tables, parts: list[Part]) -> dict[str, Any]:
     audit = finding_rows(study)
     contents = [("result", "Result"), ("claims", "Claims"), *((part.slug, part.name) for part in parts)]
     contents += [("audit", "Audit"), ("failures", "Failures"), ("settings", "Settings"), ("reading", "How to read")]
-    tolerance = study.tolerance
+    tolerance = study.summary.tolerance
     words = [
         f"{name.replace('r_inf', 'r∞')} {100 * value:g} {'%' if name == 'distance' else 'points'}" for name, value in tolerance.items()
     ]
     return {
         "title": study.name,
         "kicker": "robustness against sparsity",
-        "version": str(study.summary.get("isogrid") or ""),
+        "version": study.summary.isogrid,
         "facts": facts(study),
         "contents": contents,
         "models": parts,
         "claims": by_arm,
         "contradictions": [claim for claim in judged if claim.verdict == "contradicted"],
         "audit": audit,
-        "checks": check_rows(study.checks),
+        "checks": check_rows(study.summary.audit_checks),
         "errors": sum(one.severity == "error" for one in audit),
-        "failures": [{"task": str(row.get("task")), "reason": str(row.get("reason"))} for row in study.rows("failures")],
+        "failures": study.summary.failures,
         "attacks": attack_rows(study),
         "settings": study.settings,
         "tolerance": joined(words),
@@ -156,20 +157,27 @@ def _context(study: Tables, parts: list[Part]) -> dict[str, Any]:
 
 def facts(study: Tables) -> list[tuple[str, str]]:
     """What a reader needs to know of a study before its results: (name, value) pairs."""
-    data = study.summary.get("data") or {}
-    split = ", ".join(f"{data[key]} {word}" for key, word in (("train", "training"), ("test", "test samples")) if data.get(key) is not None)
     found = [
-        ("Data", f"{data.get('name', 'unknown')}" + (f": {split}" if split else "")),
-        ("Source", str(data.get("source") or "")),
+        ("Data", _samples(study)),
+        ("Source", joined(list(dict.fromkeys(one.source for one in study.summary.data if one.source)))),
         ("Models", ", ".join(dict.fromkeys(arm.model for arm in study.arms))),
         ("Method", joined(list(dict.fromkeys("levels are given files" if study.given(arm) else arm.pruner for arm in study.arms)))),
-        ("Seeds", "" if study.arms and all(map(study.given, study.arms)) else str(study.seeds or "unknown")),
+        ("Seeds", "" if study.arms and all(map(study.given, study.arms)) else str(study.summary.seeds or "unknown")),
         ("Levels", str(max((len(study.sparsities(arm)) for arm in study.arms), default=0))),
     ]
-    total = (study.summary.get("timings") or {}).get("total_s")
-    if isinstance(total, int | float):
-        found.append(("Computing time", f"{total / 60:.1f} min" if total >= 60 else f"{total:.0f} s"))
     return [(name, value) for name, value in found if value]
+
+
+def _samples(study: Tables) -> str:
+    """The data with their numbers of samples; model by model where these differ."""
+    told: dict[str, list[str]] = {}
+    for one in study.summary.data:
+        counts = ((one.train, "training"), (one.test, "test samples"))
+        split = ", ".join(f"{count} {word}" for count, word in counts if count is not None)
+        told.setdefault(one.name + (f": {split}" if split else ""), []).append(one.model)
+    if len(told) == 1:
+        return next(iter(told))
+    return "; ".join(f"{text} ({', '.join(models)})" for text, models in told.items()) or "unknown"
 
 
 def _part(study: Tables, arm: Arm, out: Path, numbers: Numbering, pictures: list[gallery.Gallery]) -> Part:
@@ -181,7 +189,7 @@ def _part(study: Tables, arm: Arm, out: Path, numbers: Numbering, pictures: list
         given=study.given(arm),
         headline=headline(found),
         advice=tuple(found),
-        sentences=tuple(sentence for found_ in study.recommendations if found_.arm == arm for sentence in sentences(found_)),
+        sentences=tuple(sentence for found_ in study.summary.recommendation if found_.arm == arm for sentence in sentences(found_)),
         claims=tuple(claim for claim in claim_rows(study, arm) if claim.verdict != "not applicable"),
         blocks=tuple(_blocks(study, arm, slug, out, numbers)),
         frontier=frontier(study, arm, marks(found)),
@@ -202,7 +210,7 @@ def _blocks(study: Tables, arm: Arm, slug: str, out: Path, numbers: Numbering) -
         yield from block(norm, f"Robustness under {norm_label(norm)} attacks", drawings)
     yield from block("accuracy", "Accuracy without attack", [figures.accuracy(study, arm, out), figures.per_class(study, arm, out)])
     yield from block("theory", "Theory and exact optimum", list(matrices.theory(study, arm, out)), matrices.assumption(study, arm))
-    maps = [matrices.transfer(study, arm, row, out) for row in study.rows("transfer", arm)]
+    maps = [matrices.transfer(study, arm, one, out) for one in study.summary.transfer if one.arm == arm]
     yield from block("transfer", "Transfer between levels", maps)
 
 

@@ -58,11 +58,11 @@ def print_summary(folder: Path, console: Console) -> None:
             console.print(Text(f"{study.title(arm)}: no level was measured", style="red"))
         _print_claims(study, arm, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
-        for sentence in (said for one in study.recommendations if one.arm == arm for said in sentences(one)):
+        for sentence in (said for one in study.summary.recommendation if one.arm == arm for said in sentences(one)):
             console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 11)))
-    if study.checks:
-        console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(study.checks)))
-    failures = study.rows("failures")
+    if study.summary.audit_checks:
+        console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(study.summary.audit_checks)))
+    failures = study.summary.failures
     if failures:
         console.print(
             Text(f"\n{len(failures)} task{'s' if len(failures) != 1 else ''} failed; what depends on them is missing.", style="red")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from isogrid.audit.findings import PlacedCheck, PlacedFinding
 from isogrid.report.style import slugify
@@ -25,6 +23,7 @@ from isogrid.report.words import (
     percent,
     signed,
 )
+from isogrid.study.results import Used
 from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.results import Share, Verdict
 
@@ -155,7 +154,7 @@ def finding_rows(study: Tables) -> list[FindingRow]:
     """The audit, the gravest first."""
     order = list(SEVERITIES)
     found = []
-    for one in sorted(study.findings, key=lambda one: (order.index(one.severity), one.code)):
+    for one in sorted(study.summary.audit, key=lambda one: (order.index(one.severity), one.code)):
         sign, tone = SEVERITIES[one.severity]
         found.append(
             FindingRow(
@@ -173,10 +172,9 @@ def finding_rows(study: Tables) -> list[FindingRow]:
     return found
 
 
-def attack_name(row: Mapping[str, Any]) -> str:
+def attack_name(one: Used) -> str:
     """The attack's name where its id is made from it, else the id: a label, or what a `minimise` minimises."""
-    name, identity = str(row.get("name") or ""), str(row.get("id") or "")
-    return attack_label(name if name and name != "minimise" and identity.startswith(name) else identity or name)
+    return attack_label(one.name if one.name != "minimise" and one.id.startswith(one.name) else one.id)
 
 
 def place(one: PlacedFinding | PlacedCheck) -> str:
@@ -206,12 +204,12 @@ def attack_rows(study: Tables) -> list[dict[str, str]]:
     """The attacks of the study with their configuration."""
     return [
         {
-            "label": attack_name(row),
-            "norm": norm_label(str(row.get("norm") or "")),
-            "domain": str(row.get("domain") or ""),
-            "eps": MISSING if row.get("eps") is None else f"{row['eps']:g}" if isinstance(row["eps"], int | float) else str(row["eps"]),
-            "samples": str(row.get("samples") or MISSING),
-            "config": ", ".join(f"{key}: {json.dumps(value)}" for key, value in sorted(dict(row.get("config") or {}).items())),
+            "label": attack_name(one),
+            "norm": norm_label(one.norm),
+            "domain": one.domain,
+            "eps": MISSING if one.eps is None else f"{one.eps:g}",
+            "samples": str(one.samples or MISSING),
+            "config": ", ".join(f"{key}: {json.dumps(value)}" for key, value in sorted(one.config.items())),
         }
-        for row in study.rows("attacks")
+        for one in study.summary.attacks
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from isogrid.report.tables import Group
+from isogrid.study.results import Group
 
 NORMS = {"linf": "ℓ∞", "l2": "ℓ₂", "l1": "ℓ₁"}
 DOMAINS = {"box": "inputs stay in their box", "free": "inputs unrestricted"}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from isogrid.audit import Audit, examine_level
+from isogrid.audit.findings import PlacedCheck, PlacedFinding
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, observed
 from isogrid.study import cells
 from isogrid.study.levels import Finished
@@ -21,13 +22,13 @@ STATES = ("found", "passed", "not checked")
 """From what weighs most: a level counts as checked where its own records or its probes could be judged."""
 
 
-def audit_study(levels: Sequence[Finished]) -> dict[str, list[dict[str, Any]]]:
-    """`audit`: the findings of all levels and seeds; `audit_checks`: what became of every check on them, as the summary holds both."""
+def audit_study(levels: Sequence[Finished]) -> tuple[tuple[PlacedFinding, ...], tuple[PlacedCheck, ...]]:
+    """The findings of all levels and seeds, and what became of every check on them."""
     own = [(one, examine_level(_inputs(one.level))) for one in levels]
-    return {"audit": _findings(own), "audit_checks": _checks(own)}
+    return tuple(_findings(own)), tuple(_checks(own))
 
 
-def _findings(audits: Sequence[tuple[Finished, Audit]]) -> list[dict[str, Any]]:
+def _findings(audits: Sequence[tuple[Finished, Audit]]) -> Iterator[PlacedFinding]:
     """The gravest first, one entry per code, model, method and attack or threat model.
 
     Each says on which `levels` and in which `seeds` it was found, and tells the worst one: its `detail`, with its `level` and `seed`.
@@ -42,10 +43,11 @@ def _findings(audits: Sequence[tuple[Finished, Audit]]) -> list[dict[str, Any]]:
             before = merged.get(place, here | {"levels": [], "seeds": []})
             worst = here if here["share"] > before["share"] else before
             merged[place] = worst | {name: sorted({*before[name], where[name[:-1]]}) for name in ("levels", "seeds")}
-    return sorted(merged.values(), key=lambda f: (GRAVITY[f["severity"]], f["code"], f["model"], f["method"], f["about"]))
+    order = sorted(merged.values(), key=lambda f: (GRAVITY[f["severity"]], f["code"], f["model"], f["method"], f["about"]))
+    return (PlacedFinding(**one) for one in order)
 
 
-def _checks(audits: Sequence[tuple[Finished, Audit]]) -> list[dict[str, Any]]:
+def _checks(audits: Sequence[tuple[Finished, Audit]]) -> Iterator[PlacedCheck]:
     """One entry per code, model, method, state and gap, with the number of networks and their levels and seeds."""
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for level, own in audits:
@@ -63,7 +65,7 @@ def _checks(audits: Sequence[tuple[Finished, Audit]]) -> list[dict[str, Any]]:
             entry["networks"] += 1
             entry["levels"] = sorted({*entry["levels"], level.level.level})
             entry["seeds"] = sorted({*entry["seeds"], level.level.seed})
-    return [merged[place] for place in sorted(merged)]
+    return (PlacedCheck(**merged[place]) for place in sorted(merged))
 
 
 def _together(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from isogrid.metrics.robustness import median_distance, metric_name, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
-from isogrid.verdicts.arm import Arm
+from isogrid.study.results import Curve, Group, Point
 from isogrid.verdicts.evidence import Evidence
 from isogrid.verdicts.measures import ENVELOPE, SHARED, headlines, shared
 from isogrid.verdicts.records import Family, Threat, threats
@@ -25,73 +26,67 @@ def envelopes(family: Family) -> list[tuple[str, Threat]]:
     return [*((ENVELOPE, threat) for threat in whole), *((SHARED, part) for part in less)]
 
 
-def curves(family: Family, evidence: Evidence) -> Iterator[dict[str, Any]]:
+def curves(family: Family, evidence: Evidence) -> Iterator[Curve]:
     """Mean, standard deviation over seeds and 95 % crossed interval of every measure along the levels, sparse network and control."""
-    arms = (family.arm, family.arm.dense_control)
-    for arm, levels, correct in zip(
-        arms, (evidence.levels, evidence.control_levels), (evidence.correct, evidence.control_correct), strict=True
+    for control, levels, correct in (
+        (False, evidence.levels, evidence.correct),
+        (True, evidence.control_levels, evidence.control_correct),
     ):
         if correct is not None:
-            points = [_point(evidence, level, correct[:, k]) for k, level in enumerate(levels)]
-            yield _head(family, arm) | {"metric": "accuracy", "attack": "", "norm": "", "domain": "", "eps": None, "points": points}
+            points = tuple(_point(evidence, level, correct[:, k]) for k, level in enumerate(levels))
+            yield Curve(arm=family.arm, control=control, group=Group(metric="accuracy"), points=points)
     for measure in (*headlines(family), *evidence.measures):
-        for arm, levels, values, marked in (
-            (arms[0], measure.levels, measure.values, measure.saturated),
-            (arms[1], measure.control_levels, measure.control_values, measure.control_saturated),
+        metric = metric_name("r_inf" if measure.kind == "r_inf" else "r_2", measure.norm)
+        group = Group(metric=metric, norm=measure.norm, domain=measure.domain, eps=measure.eps)
+        for control, levels, values, marked in (
+            (False, measure.levels, measure.values, measure.saturated),
+            (True, measure.control_levels, measure.control_values, measure.control_saturated),
         ):
             if values is None:
                 continue
-            points = [_point(evidence, level, values[:, k], level in marked, measure.kind) for k, level in enumerate(levels)]
-            yield _head(family, arm) | {
-                "metric": metric_name("r_inf" if measure.kind == "r_inf" else "r_2", measure.norm),
-                "attack": measure.attack.replace(" ", "-") if measure.attack in (ENVELOPE, SHARED) else measure.name,
-                "over": _over(family, measure.attack, measure.norm, measure.domain),
-                "norm": measure.norm,
-                "domain": measure.domain,
-                "eps": measure.eps,
-                "points": [point for point in points if point["seeds"]],
-            }
+            points = tuple(_point(evidence, level, values[:, k], level in marked, measure.kind) for k, level in enumerate(levels))
+            yield Curve(
+                arm=family.arm,
+                control=control,
+                attack=measure.attack.replace(" ", "-") if measure.attack in (ENVELOPE, SHARED) else measure.name,
+                group=group,
+                over=_over(family, measure.attack, measure.norm, measure.domain),
+                points=tuple(point for point in points if point.seeds),
+            )
 
 
-def _head(family: Family, arm: Arm) -> dict[str, Any]:
-    """Whose curve it is; a control's says beside which pruner it stands."""
-    return arm.columns() | {"beside": family.arm.pruner}
-
-
-def _point(evidence: Evidence, level: int, values: Array, is_saturated: bool = False, kind: str = "r_inf") -> dict[str, Any]:
+def _point(evidence: Evidence, level: int, values: Array, is_saturated: bool = False, kind: str = "r_inf") -> Point:
     """One level of a curve from values [S, N]: over the seeds that were measured, on the samples that all of them were measured on.
 
     A void r_2 has no mean; its failures and the median over the attacked samples, in which a failure counts as inf, say what is known.
     """
     present = values[~np.isnan(values).all(1)]
     present = present[:, ~np.isnan(present).any(0)]
-    point: dict[str, Any] = {"level": level, "sparsity": evidence.sparsity.get(level, 0.0), "seeds": len(present), "n": present.shape[1]}
-    void = False
+    told: dict[str, Any] = {"seeds": len(present), "n": present.shape[1], "mean": math.nan}
     if kind == "distance":
         failed, attacked = np.isposinf(present).sum(1), (present > 0).sum(1)
-        void = bool(void_share(failed, attacked).any())
-        point |= {"failed": int(failed.sum()), "attacked": int(attacked.sum()), "median": _median(present)}
+        told |= {"void": bool(void_share(failed, attacked).any()), "median": _median(present)}
+        told |= {"failed": int(failed.sum()), "attacked": int(attacked.sum())}
         present = impute_failures(present)
-    point |= {"saturated": is_saturated, "collapsed": evidence.collapsed_at(level), "void": void}
-    if len(present) and present.shape[1] > 1 and np.isfinite(present).all() and not void:
+    if len(present) and present.shape[1] > 1 and np.isfinite(present).all() and not told.get("void"):
         low, high = crossed(present).interval()
         by_seed = present.mean(1)
         low, high = (low, high) if kind == "distance" else (max(low, 0.0), min(high, 1.0))
-        point |= {"mean": float(by_seed.mean()), "sd": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None, "low": low, "high": high}
-    else:
-        point |= {"mean": None, "sd": None, "low": None, "high": None}
-    return point
+        sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else math.nan
+        told |= {"mean": float(by_seed.mean()), "sd": sd, "low": low, "high": high}
+    sparsity, collapsed = evidence.sparsity.get(level, 0.0), evidence.collapsed_at(level)
+    return Point(level=level, sparsity=sparsity, saturated=is_saturated, collapsed=collapsed, **told)
 
 
-def _median(distances: Array) -> float | None:
-    """Of the attacked samples of all seeds together; inf where more than half of the attacks failed, None where nothing was attacked."""
+def _median(distances: Array) -> float:
+    """Of the attacked samples of all seeds together; inf where more than half of the attacks failed, NaN where nothing was attacked."""
     pooled = distances.ravel()
-    return median_distance(pooled, pooled > 0) if (pooled > 0).any() else None
+    return median_distance(pooled, pooled > 0) if (pooled > 0).any() else math.nan
 
 
-def _over(family: Family, attack: str, norm: str, domain: str) -> list[str]:
+def _over(family: Family, attack: str, norm: str, domain: str) -> tuple[str, ...]:
     """The attacks that an envelope is the minimum over; none for an attack."""
     for name, threat in envelopes(family):
         if (name, threat.norm, threat.domain) == (attack, norm, domain):
-            return list(threat.ids)
-    return []
+            return threat.ids
+    return ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from isogrid.study.auditing import audit_study
 from isogrid.study.cells import Attack, Row
 from isogrid.study.curves import curves, envelopes
 from isogrid.study.levels import Finished, families, read_levels
-from isogrid.study.plan import Plan
+from isogrid.study.plan import Network, Plan
+from isogrid.study.results import Failure, Matrix, Source, Summary, Used
 from isogrid.study.store import Store
 from isogrid.verdicts.claims import judge
 from isogrid.verdicts.evidence import Evidence
@@ -83,50 +83,52 @@ def _summary(
     grouped: Sequence[Family],
     evidence: Sequence[Evidence],
     failures: Sequence[Event],
-) -> dict[str, Any]:
+) -> Summary:
     spec = study.spec
-    samples = [store.read(network.data.key).metrics | {"source": network.source} for network in study.networks]
-    first = samples[0]
-    return {
-        "isogrid": isogrid.__version__,
-        "name": spec.name,
-        "data": {"name": spec.data.name} | {name: first[name] for name in ("train", "test", "classes", "source")},
-        "seeds": max(spec.seeds_of(model) for model in spec.models),
-        "models": [model.title for model in spec.models],
-        "linear": [network.spec.title for network in study.networks if network.linear],
-        "methods": {arm.model: arm.pruner for arm in reversed(study.arms) if not arm.control},
-        "arms": [asdict(arm) for arm in study.arms],
-        "tolerance": spec.tolerance.model_dump(),
-        "attacks": list(_attack_rows(levels)),
-        "curves": [curve for family, one in zip(grouped, evidence, strict=True) for curve in curves(family, one)],
-        "transfer": [
-            one.arm.columns()
-            | {
-                "attack": one.cell.about.id,
-                "levels": list(one.levels),
-                "sparsity": [next(f for f in grouped if f.arm == one.arm).sparsity(level) for level in one.levels],
-                "matrix": store.read(one.cell.key).metrics["matrix"],
-            }
+    findings, checks = audit_study(sorted(levels, key=lambda one: study.arms.index(one.level.arm)))
+    return Summary(
+        isogrid=isogrid.__version__,
+        name=spec.name,
+        data=tuple(_source(network, store) for network in study.networks),
+        seeds=max(spec.seeds_of(model) for model in spec.models),
+        arms=study.arms,
+        linear=tuple(network.spec.title for network in study.networks if network.linear),
+        tolerance=spec.tolerance.model_dump(),
+        attacks=tuple(_attacks(levels)),
+        curves=tuple(curve for family, one in zip(grouped, evidence, strict=True) for curve in curves(family, one)),
+        transfer=tuple(
+            Matrix(
+                arm=one.arm,
+                attack=one.cell.about.id,
+                levels=one.levels,
+                sparsity=tuple(next(f for f in grouped if f.arm == one.arm).sparsity(level) for level in one.levels),
+                matrix=store.read(one.cell.key).metrics["matrix"],
+            )
             for one in study.transfers
             if store.finished(one.cell.key)
-        ],
-        **audit_study(sorted(levels, key=lambda one: study.arms.index(one.level.arm))),
-        "recommendation": recommend(evidence, spec.tolerance.model_dump()),
-        "failures": [{"task": event.task.label, "reason": event.reason} for event in failures],
-    }
+        ),
+        audit=findings,
+        audit_checks=checks,
+        recommendation=tuple(recommend(evidence, spec.tolerance.model_dump())),
+        failures=tuple(Failure(task=event.task.label, reason=event.reason) for event in failures),
+    )
 
 
-def _attack_rows(levels: Sequence[Finished]) -> Iterator[dict[str, Any]]:
-    """Every attack that has finished on some pruned level: what it was, on how many samples."""
+def _source(network: Network, store: Store) -> Source:
+    counts = {name: store.read(network.data.key).metrics[name] for name in ("train", "test", "classes")}
+    return Source(model=network.spec.title, name=network.data.title, source=network.source, **counts)
+
+
+def _attacks(levels: Sequence[Finished]) -> Iterator[Used]:
+    """Every attack that has finished on some pruned level."""
     seen: set[str] = set()
     for one in levels:
         for cell in () if one.level.arm.control else one.plan.attacks:
-            about = cell.about
-            if about.id in one.level.attacks and about.id not in seen:
-                seen.add(about.id)
-                names = ("id", "name", "norm", "domain", "eps")
-                count = len(one.level.attacks[about.id].records)
-                yield {name: getattr(about, name) for name in names} | {"samples": count, "config": cell.settings}
+            told = cell.about
+            if told.id in one.level.attacks and told.id not in seen:
+                seen.add(told.id)
+                where = {name: getattr(told, name) for name in ("id", "name", "norm", "domain", "eps")}
+                yield Used(**where, samples=len(one.level.attacks[told.id].records), config=cell.settings)
 
 
 def _write_timings(study: Plan, store: Store) -> None:
