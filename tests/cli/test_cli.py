@@ -13,8 +13,11 @@ import pytest
 import yaml
 
 from isogrid.cli import main
+from isogrid.cli.listing import catalogue
 from isogrid.core.files import save_tensors
+from isogrid.data import parse
 from isogrid.models import build
+from isogrid.study.spec import Spec
 
 COMMANDS = ("run", "attack", "report", "list")
 
@@ -42,6 +45,18 @@ def test_list_names_the_registries(capsys):
     assert {"quick", "paper-mnist"} == set(found["presets"])
     assert all(line for kind in found.values() for line in kind.values())
     assert "mnist-5k" in call(capsys, "list")[1]
+
+
+def test_what_is_listed_is_accepted():
+    listed = catalogue()
+    for method in listed["methods"]:
+        Spec.parse({"pruning": {"method": method}})
+    for model in listed["models"]:
+        assert build(model, (3, 32, 32), 10)
+    for name in listed["presets"]:
+        assert Spec.preset(name)
+    for name in listed["data"]:
+        assert parse(name if name not in ("npz", "folder", "torchvision") else f"{name}:x").name == name
 
 
 def test_a_dry_run_writes_nothing(capsys, tmp_path):

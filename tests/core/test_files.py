@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import multiprocessing
@@ -11,9 +12,10 @@ import signal
 import time
 
 import pytest
+import safetensors
 import torch
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, StorageError
 from isogrid.core.files import (
     canonical,
     digest,
@@ -96,6 +98,49 @@ def test_folders_appear_whole_and_the_first_one_stays(tmp_path):
             assert not path.exists() or (path / "a").read_text() == "first"
     assert (path / "a").read_text() == "first"
     assert leftovers(tmp_path) == []
+
+
+ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENAMETOOLONG, errno.EFBIG, errno.ESTALE]
+
+
+@pytest.mark.parametrize("code", ERRORS)
+@pytest.mark.parametrize(
+    "step", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.rename", "tempfile.mkstemp", "tempfile.mkdtemp", "block"]
+)
+def test_whatever_the_disk_says_is_one_line_with_what_to_do(tmp_path, monkeypatch, code, step):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    if step != "block":
+        monkeypatch.setattr(step, refuse)
+    raised = 0
+    for write, name in ((replacing, "file.json"), (replacing_folder, "cell")):
+        try:
+            with write(tmp_path / name) as temporary:
+                (temporary if write is replacing else temporary / "part").write_text("new")
+                if step == "block":
+                    refuse()
+        except StorageError as error:
+            raised += 1
+            line = str(error)
+        else:
+            continue
+        assert line.startswith(f"{tmp_path / name}: {os.strerror(code)}: ")
+        assert line.endswith(", then the same command goes on")
+        assert "\n" not in line
+        assert not (tmp_path / name).exists()
+    assert raised == {"block": 2}.get(step, 1)
+    assert leftovers(tmp_path) == []
+    assert str(pickle.loads(pickle.dumps(StorageError(OSError(code, "x"), "p")))) == str(StorageError(OSError(code, "x"), "p"))  # noqa: S301
+
+
+def test_a_full_disk_while_tensors_are_written_is_told_alike(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(StorageError, match="No space left on device: free some space"):
+        save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)})
 
 
 def test_json_has_one_form(tmp_path):

@@ -1,5 +1,18 @@
 """The command line. What belongs here: flags, progress, exit codes. What does not: anything that a Python user would miss."""
 
-from isogrid.cli.app import main
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every expected error is ONE line on stderr and exit code 2, and so is Ctrl-C (130), however early."""
+    try:
+        from isogrid.cli import app
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    app.main(arguments)
+
 
 __all__ = ["main"]

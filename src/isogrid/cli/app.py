@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 import isogrid
-from isogrid.core.errors import IsogridError
+from isogrid.core.errors import IsogridError, StorageError
 
 app = typer.Typer(
     add_completion=False,
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="isogrid", standalone_mode=False)
+        sys.stdout.flush()
     except UsageError as error:
         _fail(f"{error.format_message()} (see `isogrid --help`)")  # type: ignore[attr-defined]
     except IsogridError as error:
@@ -42,17 +45,39 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
+        _close_output()
         sys.exit(0)
+    except OSError as error:
+        _close_output()
+        _fail(str(StorageError(error)))
+    except MemoryError:
+        _fail("memory: there is too little of it; fewer --workers or fewer samples need less")
     if code == INTERRUPTED:  # typer, too, makes this code of Ctrl-C
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+        goes_on = "; the same command continues where this one stopped" if (arguments or sys.argv[1:])[:1] == ["run"] else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
+        _abandon()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
+    _abandon()
+    sys.exit(2)
+
+
+def _abandon() -> None:
+    """Nothing will be run any more: the server that workers are forked from would hold this process's output open."""
     if engine := sys.modules.get("isogrid.engines.local"):
         engine.abandon()
-    sys.exit(2)
+
+
+def _close_output() -> None:
+    """What is left in the buffer of an output that cannot be written would be tried again at exit, and reported with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(value: bool) -> None:
@@ -104,7 +129,7 @@ def run(
 
     if not dry_run:  # workers' libraries and this process's own load side by side
         local.warm_up(["isogrid.study.run"])
-    from isogrid.cli.flags import specification
+    from isogrid.cli.flags import specification, study_folder
     from isogrid.cli.running import carry_out
 
     flags = {
@@ -120,7 +145,7 @@ def run(
         "device": device,
     }
     spec = specification(study, preset, flags)
-    out = out or Path("runs") / spec.name
+    out = study_folder(out, spec.name)
     carry_out(spec, out, engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
 
 

@@ -23,7 +23,7 @@ from isogrid.attacks.records import outcome_frame
 from isogrid.audit import Audit
 from isogrid.audit.model import examine_model
 from isogrid.cli.attack_flags import chosen_attacks, split_list
-from isogrid.cli.flags import choose_device
+from isogrid.cli.flags import choose_device, tidy
 from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
@@ -66,6 +66,7 @@ def attack_model(
     place = choose_device(device, "cpu")
     network = models.open_model(model, test.x, test.classes, weights=weights, on_note=lambda note: _say(progress_console, note)).to(place)
     test = test.to(place)
+    out = None if out is None else tidy(out)
     if out is not None:
         _store(out)
     rows: list[Row] = []

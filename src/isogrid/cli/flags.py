@@ -95,6 +95,21 @@ def _available(data: Any) -> Any:
     return data | {"name": names[-1]}
 
 
+def study_folder(out: Path | None, name: str) -> Path:
+    """`--out`, or runs/NAME; raises InputError for a name that would lead elsewhere."""
+    if out is None and (name in (".", "..") or "/" in name or "\0" in name):
+        raise InputError("name", name, "a name that can be a folder's in runs/, without a slash (or the folder with --out)")
+    return tidy(Path("runs") / name if out is None else out)
+
+
+def tidy(path: Path) -> Path:
+    """The same path without `..`, which leads nowhere before its folder is there."""
+    if ".." not in path.parts:
+        return path
+    whole, here = path.resolve(), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
+
+
 def choose_device(flag: str, configured: str) -> str:
     """`auto` keeps what the study says; cuda must be there."""
     chosen = configured if flag == "auto" else flag

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
+from isogrid.cli.flags import tidy
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.files import read_json
 from isogrid.engines import ENGINES, Event
@@ -100,7 +101,7 @@ def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
         write_study_tables(study)
         page = build_report(study.folder)
     if len(studies) > 1:
-        page = compare([study.folder for study in studies], out or Path("comparison.html"))
+        page = compare([study.folder for study in studies], tidy(out or Path("comparison.html")))
     console.print(str(page), highlight=False, markup=False)
 
 

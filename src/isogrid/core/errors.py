@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -32,6 +33,37 @@ class InputError(IsogridError, ValueError):
 
 class ModelError(IsogridError):
     """The model does not behave as a classifier: NaN logits, probabilities, wrong shape, an exception in forward."""
+
+
+class StorageError(IsogridError):
+    """Something on disk could not be written or read: it is full, forbidden, gone. The line says what to do.
+
+    >>> str(StorageError(OSError(errno.ENOSPC, "No space left on device"), "runs/mine/cells"))
+    'runs/mine/cells: No space left on device: free some space, then the same command goes on'
+    """
+
+    def __init__(self, error: OSError, path: object = None) -> None:
+        self.error, self.path = error, path
+        named = path or error.filename
+        said = error.strerror or str(error) or type(error).__name__
+        cure = _CURES.get(error.errno or 0, "see to that disk or folder")
+        place = f"{named}: " if named else ""
+        super().__init__(f"{place}{' '.join(said.split())}: {cure}, then the same command goes on")
+
+    def __reduce__(self) -> tuple[type[StorageError], tuple[OSError, object]]:
+        return type(self), (self.error, self.path)
+
+
+_CURES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs, since the machine has too many open files",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that can be written (--out), or change its permissions"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "put back what should be there, or choose another folder (--out)"),
+}
 
 
 def one_of(field: str, value: str, names: Iterable[str]) -> InputError:

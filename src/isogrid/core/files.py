@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, StorageError
 
 
 def user_path(value: object, field: str, accepted: str = "a path") -> Path:
@@ -42,35 +45,52 @@ def exists(path: Path, *, folder: bool = False) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it on success and removed on failure (a reader never sees half a file)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A temporary path beside `path`, renamed onto it on success and removed on failure (a reader never sees half a file).
+
+    Raises StorageError where anything cannot be written, in the block or here.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` on success. Where `path` exists already, the first one written stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    """A temporary folder that becomes `path` on success. Where `path` exists already, the first one written stays.
+
+    Raises StorageError where anything cannot be written, in the block or here.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():  # else an earlier writer of the same cell was first: equal keys, equal content
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        with contextlib.suppress(OSError):  # an earlier writer of the same cell was first: equal keys, equal content
-            temporary.rename(path)
-        if not path.is_dir():
-            raise OSError(f"could not create {path}")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise StorageError(error, path) from error
 
 
 def _umask() -> int:
@@ -113,7 +133,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Store tensors as safetensors, contiguous and on the CPU, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata=dict(metadata) if metadata else None)
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata=dict(metadata) if metadata else None)
+        except safetensors.SafetensorError as error:  # its own form of what the system says
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
 
 
 def load_tensors(path: Path, field: str = "weights") -> dict[str, Tensor]:

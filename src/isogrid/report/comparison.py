@@ -74,10 +74,7 @@ def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> 
         figures=drawn,
         studies=[_row(name, study) for name, study in zip(names, studies, strict=True)],
     )
-    try:
-        write_text(Path(target), page)
-    except OSError as error:
-        raise InputError("out", str(target), f"a file that can be written ({error.strerror})") from None
+    write_text(Path(target), page)
     return Path(target)
 
 
