@@ -74,19 +74,27 @@ def rows(name: str) -> list[list[str]]:
     ddn, fmn = advlib("decoupled_direction_norm").ddn, advlib("fast_minimum_norm").fmn
     peer_ddn = ("adv-lib DDN-100", lambda: ddn(model, x, y, steps=100, levels=None))
     lines = [
-        row(name, x, y, model, DDN(converge=False, sharpness=None), "DDN-100, fixed steps", peer_ddn, CLOSE_PAIRS),
-        row(name, x, y, model, DDN(), "DDN", peer_ddn),
-        row(name, x, y, model, FMN(), "FMN l2", peer_ddn),
-        row(name, x, y, model, FMN(norm="linf"), "FMN l_inf", ("adv-lib FMN-100", lambda: fmn(model, x, y, norm=math.inf, steps=100))),
+        row(name, x, y, model, DDN(), "DDN, as published", peer_ddn, CLOSE_PAIRS),
+        row(name, x, y, model, DDN(converge=True), "DDN converging", peer_ddn),
+        row(name, x, y, model, FMN(converge=True), "FMN l2 converging", peer_ddn),
+        row(
+            name,
+            x,
+            y,
+            model,
+            FMN(converge=True, norm="linf"),
+            "FMN l_inf converging",
+            ("adv-lib FMN-100", lambda: fmn(model, x, y, norm=math.inf, steps=100)),
+        ),
     ]
     x, y = x[: FAB_SAMPLES[name]], y[: FAB_SAMPLES[name]]
     for norm, code in (("l2", "L2"), ("linf", "Linf")):
-        eps = 1.05 * FMN(norm=norm)(model, x, y).distance.median().item()
+        eps = 1.05 * FMN(converge=True, norm=norm)(model, x, y).distance.median().item()
         original = peer("pyautoattack.fab_pt").FABAttack_PT(model, norm=code, n_iter=100, eps=eps, seed=0, targeted=True, device="cpu")
         original.n_target_classes = TARGETS
-        label = f"FAB-T {norm}, {TARGETS} targets, eps {eps:.3g}"
+        label = f"FAB-T {norm} converging, {TARGETS} targets, eps {eps:.3g}"
         theirs = ("pyautoattack FAB-T", lambda attack=original, x=x, y=y: attack.perturb(x, y))
-        lines.append(row(name, x, y, model, FAB(norm=norm, eps=eps, targets=TARGETS), label, theirs))
+        lines.append(row(name, x, y, model, FAB(converge=True, norm=norm, eps=eps, targets=TARGETS), label, theirs))
     return lines
 
 

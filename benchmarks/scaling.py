@@ -18,12 +18,12 @@ ATTACKS: dict[str, Attack] = {
     "apgd-t (10 steps)": APGDT(eps=0.1, steps=10),
     "deepfool, 3 candidates": DeepFool(),
     "deepfool, all classes": DeepFool(candidates=None),
-    "ddn": DDN(),
-    "cw (2 x 30)": CarliniWagner(searches=2, steps=30),
+    "ddn, converging": DDN(converge=True),
+    "cw, converging (2 x 30)": CarliniWagner(converge=True, searches=2, steps=30),
 }
 BATCHES = {
     "mlp": (1024, (16, 64, 256, 1024), tuple(ATTACKS)),
-    "lenet": (256, (16, 64, 256), ("fgs", "pgd (40 steps, all run)", "deepfool, 3 candidates", "ddn")),
+    "lenet": (256, (16, 64, 256), ("fgs", "pgd (40 steps, all run)", "deepfool, 3 candidates", "ddn, converging")),
 }
 """network: digits, batches, attacks"""
 CLASSES = (10, 100, 1000)

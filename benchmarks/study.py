@@ -29,7 +29,7 @@ from isogrid.study.run import open_study
 from isogrid.study.spec import Spec
 
 TARGET, PAIRS = 0.25, 9
-NAMES = ("accuracy", "fgs@0.1", "deepfool", "cw", "ddn")
+NAMES = ("accuracy", "fgs@0.1", "deepfool", "C&W", "DDN")
 LABELS = ("accuracy", "FGS accuracy left", "DeepFool r_2", "C&W r_2", "DDN r_2")
 
 
@@ -46,8 +46,8 @@ def specification(rounds: int) -> Spec:
             "attacks": [
                 {"name": "fgs", "eps": 0.1},
                 {"name": "deepfool"},
-                {"name": "cw", "searches": 5, "steps": 60, "lr": 0.1},
-                {"name": "ddn", "steps": 100},
+                {"name": "cw", "label": "C&W", "converge": True, "searches": 5, "steps": 60, "lr": 0.1},
+                {"name": "ddn", "label": "DDN", "converge": True, "steps": 100},
             ],
             "seeds": 1,
         }
@@ -62,8 +62,8 @@ def foolbox_figures(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     jobs = {
         "fgs@0.1": (attacks.LinfFastGradientAttack(random_start=False), 0.1, (0, 1)),
         "deepfool": (attacks.L2DeepFoolAttack(steps=50, candidates=3, overshoot=0.02, loss="logits"), None, (-1e4, 1e4)),
-        "cw": (attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=60, stepsize=0.1, initial_const=0.1), None, (0, 1)),
-        "ddn": (attacks.DDNAttack(steps=100), None, (0, 1)),
+        "C&W": (attacks.L2CarliniWagnerAttack(binary_search_steps=5, steps=60, stepsize=0.1, initial_const=0.1), None, (0, 1)),
+        "DDN": (attacks.DDNAttack(steps=100), None, (0, 1)),
     }
     with torch.no_grad():
         correct = net(x).argmax(1) == y
@@ -131,7 +131,7 @@ def our_figures(out: Path) -> list[dict[str, float]]:
     for level, mine in frontier.groupby("level"):
         row = {"level": float(level), "accuracy": mine.query("metric == 'accuracy'")["value"].item()}
         row["fgs@0.1"] = mine.query("metric == 'r_inf' and attack == 'fgs@0.1'")["value"].item()
-        for name in ("deepfool", "cw", "ddn"):
+        for name in ("deepfool", "C&W", "DDN"):
             row[name] = mine.query("metric == 'r_2' and attack == @name")["value"].item()
         rows.append(row)
     return rows

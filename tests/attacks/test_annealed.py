@@ -16,6 +16,7 @@ from isogrid.testing import exact_distance, tiny_network
 from isogrid.testing.bench import fortress
 
 ATTACKS = [DDN, FMN, lambda **options: FMN(norm="linf", **options)]
+CONVERGING = [DDN(converge=True), FMN(converge=True), FMN(norm="linf", converge=True)]
 
 
 @pytest.mark.parametrize("make", ATTACKS)
@@ -25,7 +26,7 @@ def test_in_the_free_domain_no_success_lies_beyond_the_reach(make, seed, inputs,
     net = tiny_network(seed, inputs=inputs, hidden=hidden, classes=classes)
     x = torch.rand(2, inputs, dtype=torch.float64, generator=generator(seed, "tiny samples"))
     y = net(x).argmax(1)
-    attack = make(domain="free")
+    attack = make(domain="free", converge=True)
     out = attack(net, x, y, seed=seed)
     limit = FREE_REACH * attack.threat.size(torch.ones_like(x))
     assert bool((out.distance[out.success] <= limit[out.success] * (1 + 1e-9)).all())
@@ -70,7 +71,7 @@ class Island(nn.Module):
 @pytest.mark.parametrize("make", ATTACKS)
 def test_a_row_that_gradients_mislead_starts_again_elsewhere(make):
     x = 0.2 * torch.rand(6, 2, generator=generator(0, "island"))
-    out = make()(Island(), x, torch.zeros(6, dtype=torch.long))
+    out = make(converge=True)(Island(), x, torch.zeros(6, dtype=torch.long))
     assert out.success.all()
     assert (out.backwards <= 100).all()
 
@@ -84,14 +85,14 @@ def test_the_slope_is_that_of_the_log_odds():
     assert math.isfinite(slope.sum().item())
 
 
-@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm="linf")], ids=["ddn", "fmn-l2", "fmn-linf"])
+@pytest.mark.parametrize("attack", CONVERGING, ids=["ddn", "fmn-l2", "fmn-linf"])
 def test_logits_that_are_a_view_of_the_input_are_read_before_it_moves(attack):
     x, y = torch.tensor([[0.7, 0.3], [0.6, 0.35], [0.2, 0.9]]), torch.tensor([0, 0, 1])
     exact = (x[:, 0] - x[:, 1]).abs() / (2**0.5 if attack.threat is L2 else 2)
     assert torch.allclose(attack(nn.Flatten(), x, y).distance, exact, rtol=2e-3)
 
 
-@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm="linf")], ids=["ddn", "fmn-l2", "fmn-linf"])
+@pytest.mark.parametrize("attack", CONVERGING, ids=["ddn", "fmn-l2", "fmn-linf"])
 def test_a_tie_that_the_driver_counts_as_misclassified_is_a_success(attack):
     """An output that is dead, as pruning leaves them, ties with the true class and wins by its index."""
 
@@ -119,7 +120,7 @@ class Plateau(nn.Module):
 def test_a_first_success_far_beyond_the_boundary_comes_all_the_way_back(make):
     # with a radius that shrank by the same few per cent a step, 100 steps did not reach the boundary in l_inf
     x, y = torch.full((4, 50), 0.1), torch.zeros(4, dtype=torch.long)
-    out = make()(Plateau(), x, y)
+    out = make(converge=True)(Plateau(), x, y)
     optimum = 0.2 * make().threat.size(torch.ones(1, 50)).item()
     assert bool((out.distance >= optimum * (1 - 1e-5)).all())
     assert bool((out.distance <= optimum * 1.001).all())
@@ -127,7 +128,7 @@ def test_a_first_success_far_beyond_the_boundary_comes_all_the_way_back(make):
 
 
 @pytest.mark.parametrize("make", ATTACKS)
-@pytest.mark.parametrize("options", [{}, {"tolerance": 0.02}])
+@pytest.mark.parametrize("options", [{"converge": True}, {"converge": True, "tolerance": 0.02}])
 def test_a_row_is_done_when_it_is_done_whoever_else_is_not(make, options):
     model, x, y = fortress()
     ids = torch.arange(len(y))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks import FGS, PGD, Attack, AutoAttack, DeepFool, Ensemble, config_of, make
+from isogrid.attacks import FGS, PGD, AutoAttack, DeepFool, Ensemble, config_of, make
+from isogrid.attacks.driver.kinds import FixedBudget
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
@@ -53,22 +55,19 @@ def test_a_claim_out_of_the_budget_does_not_withhold_a_sample(binary):
     model, x, y = binary
 
     @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-    class Cheat(Attack):
+    class Cheat(FixedBudget):
         name = "cheat"
-        eps: float = 0.05
+        norm = "linf"
+        role = "weak"
+        strength: ClassVar = {}
 
-        @property
-        def budget(self):
-            return self.eps
-
-        @property
-        def threat(self):
-            return FGS().threat
+        def expected_gradients(self):
+            return 1.0
 
         def search(self, problem):
             return 1 - problem.x
 
-    alone, after = PGD(eps=0.05)(model, x, y), Ensemble(attacks=(Cheat(), PGD(eps=0.05)))(model, x, y)
+    alone, after = PGD(eps=0.05)(model, x, y), Ensemble(attacks=(Cheat(eps=0.05), PGD(eps=0.05)))(model, x, y)
     assert torch.equal(alone.success, after.success)
 
 

@@ -16,7 +16,7 @@ from isogrid.core.errors import InputError
 @pytest.mark.parametrize("seed", [0, 1])
 def test_reaches_the_exact_distance_on_binary_linear_models(linear_oracle, domain, seed):
     model, x, y, exact = linear_oracle("l2", domain, seed, classes=2)
-    out = DDN(domain=domain, tolerance=1e-4, steps=300)(model, x, y)
+    out = DDN(converge=True, domain=domain, tolerance=1e-4, steps=300)(model, x, y)
     assert out.success.tolist() == torch.isfinite(exact).tolist()
     ratio = out.distance.double() / exact
     assert (out.distance.double() >= exact * (1 - 1e-5) - 1e-6).all()
@@ -25,15 +25,15 @@ def test_reaches_the_exact_distance_on_binary_linear_models(linear_oracle, domai
 
 def test_fixed_steps_spend_exactly_their_passes(linear_oracle):
     model, x, y, exact = linear_oracle("l2", "box")
-    out = DDN(converge=False, steps=100)(model, x, y)
+    out = DDN()(model, x, y)
     assert (out.forwards == 100).all()
     assert (out.distance.double() / exact).median() < 1.03
 
 
 def test_convergence_costs_less_and_is_not_weaker(small_net):
     model, x, y = small_net
-    fixed = DDN(converge=False, sharpness=None)(model, x, y)
-    short = DDN()(model, x, y)
+    fixed = DDN()(model, x, y)
+    short = DDN(converge=True)(model, x, y)
     assert short.success.all()
     assert short.distance.mean() <= fixed.distance.mean() * 1.001
     assert short.backwards.float().mean() < 60
@@ -44,7 +44,7 @@ def test_does_not_depend_on_the_unit_of_the_logits(small_net, unit):
     model, x, y = small_net
     scaled = copy.deepcopy(model)
     scaled[-1].weight.data.mul_(unit), scaled[-1].bias.data.mul_(unit)
-    a, b = DDN()(model, x, y), DDN()(scaled, x, y)
+    a, b = DDN(converge=True)(model, x, y), DDN(converge=True)(scaled, x, y)
     assert b.success.all()
     assert abs(b.distance.mean() / a.distance.mean() - 1) < 2e-3
 
@@ -57,7 +57,7 @@ def test_grows_the_radius_until_the_boundary_is_met():
             return torch.stack([torch.where(far < 6, 1 - 0.9 * far.clamp(max=1) + 0 * far, 6.1 - far) + 0.001 * (6 - far), 0 * far], 1)
 
     x = torch.full((3, 16), 0.01)
-    out = DDN()(Wall(), x, torch.zeros(3, dtype=torch.long))
+    out = DDN(converge=True)(Wall(), x, torch.zeros(3, dtype=torch.long))
     assert out.success.all()
 
 
@@ -65,7 +65,7 @@ def test_a_constant_model_fails_honestly():
     model = nn.Linear(5, 3)
     nn.init.zeros_(model.weight)
     model.bias.data.copy_(torch.tensor([1.0, 0.0, 0.0]))
-    out = DDN(steps=30)(model, torch.rand(4, 5), torch.zeros(4, dtype=torch.long))
+    out = DDN(converge=True, steps=30)(model, torch.rand(4, 5), torch.zeros(4, dtype=torch.long))
     assert not out.success.any()
     assert torch.isinf(out.distance).all()
     assert out.zero_gradient.all()
@@ -77,14 +77,14 @@ def test_a_sample_with_a_zero_gradient_walks_at_random_and_can_be_broken():
             r = (x - 0.5).flatten(1).abs().amax(1)
             return torch.stack([1 - 4 * (r - 0.05).clamp(min=0), 0 * r], 1)
 
-    out = DDN()(Plateau(), torch.full((4, 6), 0.5), torch.zeros(4, dtype=torch.long))
+    out = DDN(converge=True)(Plateau(), torch.full((4, 6), 0.5), torch.zeros(4, dtype=torch.long))
     assert out.zero_gradient.all()
     assert out.success.all()
 
 
 def test_rows_do_not_see_each_other(small_net):
     model, x, y = small_net
-    whole, part = DDN()(model, x, y), DDN()(model, x[5:9], y[5:9], ids=torch.arange(5, 9))
+    whole, part = DDN(converge=True)(model, x, y), DDN(converge=True)(model, x[5:9], y[5:9], ids=torch.arange(5, 9))
     torch.testing.assert_close(part.distance, whole.distance[5:9], atol=1e-4, rtol=1e-3)
 
 
@@ -110,8 +110,8 @@ def test_is_not_weaker_than_foolbox(small_net):
         _, found, broken = foolbox.attacks.DDNAttack(steps=100)(peer, x, y, epsilons=None)
     assert broken.all()
     theirs = (found - x).norm(dim=1).mean()
-    assert DDN()(model, x, y).distance.mean() <= theirs * 1.001
-    assert DDN(converge=False, sharpness=None)(model, x, y).distance.mean() <= theirs * 1.005
+    assert DDN(converge=True)(model, x, y).distance.mean() <= theirs * 1.001
+    assert DDN()(model, x, y).distance.mean() <= theirs * 1.005
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"tolerance": 1.0}, {"sharpness": -1.0}, {"gamma": 0.0}, {"init_norm": 0.0}])
@@ -124,7 +124,7 @@ def test_parameters_are_verified(wrong):
 def test_breaks_every_breakable_sample_of_anisotropic_linear_models(linear_oracle, seed):
     # with several classes it may end at another one than the nearest; weights that differ a hundredfold push most elements to their faces
     model, x, y, exact = linear_oracle("l2", "box", seed)
-    out = DDN()(model, x, y)
+    out = DDN(converge=True)(model, x, y)
     assert out.success.tolist() == torch.isfinite(exact).tolist()
     assert (out.distance.double() >= exact * (1 - 1e-5) - 1e-6).all()
     assert (out.distance.double() / exact).median() < 1.3

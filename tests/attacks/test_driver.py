@@ -11,29 +11,29 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.attacks import FGS, Attack
+from isogrid.attacks import FGS
 from isogrid.attacks.driver.base import Domain, batch_rows, log_odds, margin
+from isogrid.attacks.driver.kinds import EitherKind
 from isogrid.attacks.driver.subject import MAX_ROWS
 from isogrid.core.errors import InputError
-from isogrid.core.norms import L2, LINF
 from isogrid.core.random import generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scripted(Attack):
+class Scripted(EitherKind):
     """Returns whatever `script(problem)` returns."""
 
     name: ClassVar[str] = "scripted"
+    role: ClassVar[str] = "strong"
+    strength: ClassVar[dict[str, int]] = {}
     script: Callable = None
-    eps: float | None = None
 
     @property
-    def budget(self):
-        return self.eps
+    def norm(self):
+        return "l2" if self.eps is None else "linf"
 
-    @property
-    def threat(self):
-        return L2 if self.eps is None else LINF
+    def expected_gradients(self):
+        return 1.0
 
     def search(self, problem):
         return self.script(problem)

@@ -95,21 +95,21 @@ def test_capped_root_solves_its_equation():
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_reaches_the_exact_distance_on_linear_models(linear_oracle, norm, domain):
     model, x, y, exact = linear_oracle(norm, domain)
-    out = FAB(norm=norm, domain=domain)(model, x, y)
+    out = FAB(converge=True, norm=norm, domain=domain)(model, x, y)
     assert out.success.tolist() == torch.isfinite(exact).tolist()
     ratio = out.distance.double() / exact
     assert (out.distance.double() >= exact * (1 - 1e-5) - 1e-6).all()
     assert ratio.max() < 1.01
 
 
-@pytest.mark.parametrize(("norm", "peer"), [("l2", DDN()), ("linf", FMN(norm="linf"))])
+@pytest.mark.parametrize(("norm", "peer"), [("l2", DDN(converge=True)), ("linf", FMN(converge=True, norm="linf"))])
 def test_is_as_near_as_the_untargeted_attacks(small_net, norm, peer):
     model, x, y = small_net
     x, y = x[:24], y[:24]
-    out = FAB(norm=norm)(model, x, y)
+    out = FAB(converge=True, norm=norm)(model, x, y)
     assert out.success.all()
     assert out.distance.mean() <= peer(model, x, y).distance.mean() * 1.005
-    full = FAB(norm=norm, converge=False, steps=60)(model, x[:12], y[:12])
+    full = FAB(norm=norm, steps=60)(model, x[:12], y[:12])
     assert out.distance[:12].mean() <= full.distance.mean() * 1.003
     assert (full.backwards == 60 * 9).all()
 
@@ -118,9 +118,9 @@ def test_is_as_near_as_the_untargeted_attacks(small_net, norm, peer):
 def test_a_verdict_is_that_of_the_distance_and_costs_less(small_net, norm):
     model, x, y = small_net
     x, y = x[:24], y[:24]
-    free = FAB(norm=norm)(model, x, y)
+    free = FAB(converge=True, norm=norm)(model, x, y)
     eps = free.distance.median().item()
-    out = FAB(norm=norm, eps=eps)(model, x, y)
+    out = FAB(converge=True, norm=norm, eps=eps)(model, x, y)
     clear = (free.distance / eps - 1).abs() > 0.01
     assert (out.success == (free.distance <= eps))[clear].all()
     assert (out.distance[out.success] <= eps * (1 + 1e-5) + 1e-6).all()
@@ -130,14 +130,18 @@ def test_a_verdict_is_that_of_the_distance_and_costs_less(small_net, norm):
 def test_restarts_never_hurt_and_are_seeded(small_net):
     model, x, y = small_net
     x, y = x[:10], y[:10]
-    one, more, again = FAB(targets=3)(model, x, y), FAB(targets=3, restarts=2)(model, x, y), FAB(targets=3, restarts=2)(model, x, y)
+    one, more, again = (
+        FAB(converge=True, targets=3)(model, x, y),
+        FAB(converge=True, targets=3, restarts=2)(model, x, y),
+        FAB(converge=True, targets=3, restarts=2)(model, x, y),
+    )
     assert (more.distance <= one.distance + 1e-4).all()
     assert (more.x_adv == again.x_adv).all()
 
 
 def test_rows_do_not_see_each_other(small_net):
     model, x, y = small_net
-    attack = FAB(norm="linf", targets=4, restarts=2)
+    attack = FAB(converge=True, norm="linf", targets=4, restarts=2)
     whole, part = attack(model, x[:10], y[:10]), attack(model, x[5:9], y[5:9], ids=torch.arange(5, 9))
     torch.testing.assert_close(part.distance, whole.distance[5:9], atol=1e-4, rtol=1e-3)
 
@@ -147,13 +151,13 @@ def test_a_constant_model_fails_honestly_at_once(norm):
     model = nn.Linear(5, 3)
     nn.init.zeros_(model.weight)
     model.bias.data.copy_(torch.tensor([1.0, 0.0, 0.0]))
-    out = FAB(norm=norm)(model, torch.rand(4, 5), torch.zeros(4, dtype=torch.long))
+    out = FAB(converge=True, norm=norm)(model, torch.rand(4, 5), torch.zeros(4, dtype=torch.long))
     assert not out.success.any()
     assert torch.isinf(out.distance).all()
     assert (out.backwards == 2).all()  # one gradient a target says that there is none
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"eps": 0.0}, {"targets": 0}, {"eta": 0.9}, {"norm": "l1"}, {"restarts": 1.5}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"eps": -1.0}, {"targets": 0}, {"eta": 0.9}, {"norm": "l1"}, {"restarts": 1.5}])
 def test_parameters_are_verified(wrong):
     with pytest.raises(InputError):
         FAB(**wrong)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,40 +14,39 @@ from typing import ClassVar
 import pytest
 import torch
 
-from isogrid.attacks import ATTACKS, FGS, PGD, Attack, Ensemble, Minimise, config_of, make
+from isogrid.attacks import ATTACKS, FGS, PGD, Ensemble, Minimise, config_of, make
 from isogrid.attacks.driver.base import log_odds, margin
+from isogrid.attacks.driver.kinds import FixedBudget
+from isogrid.attacks.driver.parameters import departures
 from isogrid.core.errors import InputError, ModelError
-from isogrid.core.norms import L2, LINF
+from isogrid.core.norms import NORMS
 from isogrid.testing import ATTACK_LAWS, check_attack
 
 LIMITS = {"steps": 10, "queries": 60, "searches": 4, "restarts": 2, "targets": 2}
 """Integer parameters that are effort only: cut down so that the suite stays fast. No law is about strength."""
 
 
-def quick(cls, **fixed):
-    """The attack at its defaults, its effort parameters cut down."""
-    attack = cls(**fixed)
-    efforts = {
-        f.name: min(getattr(attack, f.name), LIMITS[f.name])
-        for f in dataclasses.fields(attack)
-        if f.name in LIMITS and isinstance(getattr(attack, f.name), int)
-    }
-    return dataclasses.replace(attack, **efforts)
+def quick(attack):
+    """The attack with its effort parameters cut down."""
+    efforts = {f.name: getattr(attack, "value", lambda name: getattr(attack, name))(f.name) for f in dataclasses.fields(attack)}
+    cut = {name: min(value, LIMITS[name]) for name, value in efforts.items() if name in LIMITS and isinstance(value, int)}
+    return dataclasses.replace(attack, **cut)
 
 
 def variants():
-    """Every registered attack in both domains (the one that is not its default: slow), and in both norms where it has the choice."""
+    """Every registered attack in both domains (the one that is not its default: slow), in both norms where it has the choice, as published
+    and, where it has one, in its converging form."""
     for name, cls in ATTACKS.items():
         accepted = {f.name for f in dataclasses.fields(cls)}
-        for norm in ("l2", "linf") if "norm" in accepted else (None,):
-            for domain in ("box", "free"):
-                values = {"domain": domain} | ({"norm": norm} if norm else {})
-                try:
-                    attack = quick(cls, **values)
-                except InputError:  # an attack may exist in one domain or norm only
-                    continue
-                other = () if domain == cls().domain else pytest.mark.slow
-                yield pytest.param(attack, id="-".join(filter(None, (name, norm, domain))), marks=other)
+        choices = {"norm": ("l2", "linf"), "domain": ("box", "free"), "converge": (False, True)}
+        for values in itertools.product(*(choices[one] if one in accepted else (None,) for one in choices)):
+            settings = {one: value for one, value in zip(choices, values, strict=True) if value is not None}
+            try:
+                attack = quick(cls(**settings))
+            except InputError:  # an attack may exist in one domain or norm only
+                continue
+            other = () if attack.domain == cls().domain else pytest.mark.slow
+            yield pytest.param(attack, id="-".join((name, attack.threat.name, attack.domain, *departures(attack))), marks=other)
     yield pytest.param(Minimise(attack=PGD(steps=5), searches=6), id="minimise")
     yield pytest.param(Ensemble(attacks=(FGS(), PGD(steps=5))), id="ensemble")
 
@@ -62,7 +63,13 @@ def test_the_registry_row_is_consistent(name):
     attack = cls()
     assert cls.name == name
     assert make(config_of(attack)) == attack, "config_of and make are no inverses"
-    assert attack.threat.name == (cls.norm_name or attack.norm)
+    assert attack.threat.name == attack.norm
+    assert set(attack.strength) <= set(NORMS)
+    double, cost = attack.doubled(), attack.expected_gradients()
+    assert 0 < cost < math.inf
+    assert (double is None) == (cls.effort is None)
+    assert double is None or double.expected_gradients() > cost
+    assert cls.effort is None or not attack.gradient_free, "doubling what uses no gradient says nothing about convergence"
     assert inspect.getdoc(cls), "no docstring"
     with pytest.raises(InputError):
         make({"name": name, "no such parameter": 1})
@@ -71,21 +78,17 @@ def test_the_registry_row_is_consistent(name):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken(Attack):
+class Broken(FixedBudget):
     """An attack whose search is given: correct FGS with one fault each, below."""
 
     name: ClassVar[str] = "broken"
+    norm: ClassVar[str] = "linf"
+    role: ClassVar[str] = "strong"
+    strength: ClassVar[dict[str, int]] = {}
     script: Callable = None
-    eps: float | None = 0.1
-    l2: bool = False
 
-    @property
-    def budget(self):
-        return self.eps
-
-    @property
-    def threat(self):
-        return L2 if self.l2 else LINF
+    def expected_gradients(self):
+        return 1.0
 
     def search(self, problem):
         return self.script(problem)
@@ -199,7 +202,7 @@ def test_a_broken_attack_breaks_its_law(script, laws):
 def test_a_gradient_free_claim_is_checked():
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Claims(Broken):
-        gradient_free: ClassVar[bool] = True
+        role: ClassVar[str] = "gradient-free"
 
     for law in ("truth", "zero_gradients"):
         with pytest.raises(AssertionError, match=law):

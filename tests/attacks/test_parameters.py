@@ -6,12 +6,32 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
-from isogrid.attacks import APGDCE, APGDDLR, APGDT, FGS, PGD, RFGS, Attack, AutoAttack, HopSkipJump, Minimise, Noise, Square, Wrapped
+from isogrid.attacks import (
+    APGDCE,
+    APGDDLR,
+    APGDT,
+    ATTACKS,
+    DDN,
+    FGS,
+    PGD,
+    RFGS,
+    Attack,
+    AutoAttack,
+    HopSkipJump,
+    Minimise,
+    Noise,
+    Square,
+    Wrapped,
+)
+from isogrid.attacks.naming import attack_id
 from isogrid.core.errors import InputError
+from isogrid.testing.bench import network, samples
 
 KINDS = (PGD, APGDCE, APGDDLR, APGDT, Square, Noise, HopSkipJump, FGS, RFGS, Minimise, AutoAttack)
 WHOLE = ("steps", "restarts", "queries", "draws", "targets", "searches", "probes", "trials")
+SWITCHES = ("exhaustive", "thrifty", "early_stop", "random_start")
 REAL = ("eps", "rel_step", "share", "tolerance", "prospect")
 
 
@@ -22,6 +42,8 @@ def cases():
             yield from ((cls, name, value) for value in (0, -1, 2.5, 2.0, math.inf, math.nan, True, "3"))
         for name in sorted(names.intersection(REAL)):
             yield from ((cls, name, value) for value in (-1.0, math.inf, math.nan, True, "wide"))
+        for name in sorted(names.intersection(SWITCHES)):
+            yield from ((cls, name, value) for value in (1, "yes", None))
 
 
 @pytest.mark.parametrize(("cls", "name", "value"), list(cases()))
@@ -32,7 +54,27 @@ def test_refused_in_one_line_that_shows_the_value(cls: type[Attack], name: str, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, True, "wide"])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan, True, "wide"])
 def test_a_callables_budget_is_checked_too(value: object) -> None:
     with pytest.raises(InputError, match="eps: got"):
         Wrapped(target="math:hypot", eps=value)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in ATTACKS.values() if cls().budget is not None], ids=lambda cls: cls.name)
+def test_a_budget_of_zero_leaves_the_clean_accuracy(cls: type[Attack]) -> None:
+    model = network()
+    x, y = samples(model)
+    cut = {f.name: 3 for f in dataclasses.fields(cls) if f.name in ("steps", "queries")}
+    out = cls(eps=0.0, **cut)(model, x, y)
+    assert torch.equal(out.robust, out.correct)
+    assert torch.equal(out.x_adv, x)
+
+
+def test_an_id_names_what_departs_from_the_published_settings() -> None:
+    assert [attack_id(cls()) for cls in ATTACKS.values()] == [
+        name if cls().budget is None else f"{name}@0.1" for name, cls in ATTACKS.items()
+    ]
+    assert attack_id(DDN(converge=True, sharpness=None, domain="free")) == "ddn-free-converging-sharpness=none"
+    assert attack_id(AutoAttack(eps=0.5, norm="l2", thrifty=True)) == "autoattack-l2-thrifty@0.5"
+    assert attack_id(PGD(steps=100, loss="margin", early_stop=False)) == "pgd-steps=100-margin-early_stop=false@0.1"
+    assert attack_id(Minimise(attack=APGDT(prospect=0.8), searches=3)) == "minimise-apgd-t-prospect=0.8-searches=3"

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from isogrid.attacks import ATTACKS, DDN, FAB, FGS, FMN, PGD, RFGS, CarliniWagner, DeepFool, SuperDeepFool
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import generator
-from isogrid.testing.bench import network, samples
+from isogrid.testing.bench import converging, network, samples
 
 MINIMUM = [
     DeepFool(),
     DeepFool(domain="box"),
     SuperDeepFool(),
-    CarliniWagner(),
-    CarliniWagner(domain="free"),
-    DDN(),
-    FMN(norm="linf"),
-    FAB(),
+    CarliniWagner(converge=True),
+    CarliniWagner(converge=True, domain="free"),
+    DDN(converge=True),
+    FMN(converge=True, norm="linf"),
+    FAB(converge=True),
 ]
 FIXED = [cls() for cls in ATTACKS.values() if cls().budget is not None and cls.name not in ("autoattack", "noise")]
 
@@ -70,7 +70,7 @@ def test_a_budget_means_the_same_in_every_unit_of_x(attack, high):
 
 
 @pytest.mark.parametrize("high", [255.0, 65535.0, 1e-3])
-@pytest.mark.parametrize("attack", [*MINIMUM, DDN(converge=False), FMN(converge=False)], ids=named)
+@pytest.mark.parametrize("attack", [*MINIMUM, DDN(), FMN()], ids=named)
 def test_a_minimum_distance_follows_the_unit_of_x(attack, high):
     model = network()
     x, y = samples(model)
@@ -122,7 +122,7 @@ def test_a_hugely_negative_logit_elsewhere_changes_nothing(attack, low):
 
 
 @pytest.mark.parametrize("inside", [torch.bfloat16, torch.float16, torch.float64], ids=str)
-@pytest.mark.parametrize("attack", [cls() for cls in ATTACKS.values() if cls.name != "autoattack"], ids=named)
+@pytest.mark.parametrize("attack", [converging(cls) for cls in ATTACKS.values() if cls.name != "autoattack"], ids=named)
 def test_logits_of_another_type_than_x_are_attacked_all_the_same(attack, inside):
     if hasattr(attack, "queries"):
         attack = dataclasses.replace(attack, queries=60)
@@ -136,7 +136,7 @@ def test_logits_of_another_type_than_x_are_attacked_all_the_same(attack, inside)
         assert found.success[right].float().mean() >= 0.9
 
 
-@pytest.mark.parametrize("attack", [FGS(), PGD(steps=4), DDN(), DeepFool()], ids=named)
+@pytest.mark.parametrize("attack", [FGS(), PGD(steps=4), DDN(converge=True), DeepFool()], ids=named)
 def test_half_precision_samples_are_refused_in_one_line(attack):
     model = affine(dtype=torch.float16)
     x, y = beside(model, 0.02)
@@ -171,7 +171,9 @@ def test_a_model_that_writes_into_its_input_is_refused_and_the_samples_stay():
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("attack", [cls() for cls in ATTACKS.values() if not cls.gradient_free and cls.name != "autoattack"], ids=named)
+@pytest.mark.parametrize(
+    "attack", [a for a in map(converging, ATTACKS.values()) if not a.gradient_free and a.name != "autoattack"], ids=named
+)
 def test_a_model_without_a_graph_is_named_as_such(attack):
     class Detached(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -183,7 +185,11 @@ def test_a_model_without_a_graph_is_named_as_such(attack):
     assert y is not None
 
 
-@pytest.mark.parametrize("attack", [FGS(), PGD(steps=4), DDN(), CarliniWagner(steps=5), DeepFool(domain="box"), FAB(steps=3)], ids=named)
+@pytest.mark.parametrize(
+    "attack",
+    [FGS(), PGD(steps=4), DDN(converge=True), CarliniWagner(converge=True, steps=5), DeepFool(domain="box"), FAB(converge=True, steps=3)],
+    ids=named,
+)
 def test_what_the_caller_holds_may_need_a_gradient_or_forbid_it(attack):
     model = network()
     x, y = samples(model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isogrid.attacks import ATTACKS, FGS, PGD
 from isogrid.core.random import generator
+from isogrid.testing.bench import converging
 
 N, INPUTS, EPS = 400, 20, 0.08
 
@@ -55,8 +56,8 @@ def white_box(fixed):
     """Every registered attack that uses gradients, of that kind, cheaply."""
     chosen = []
     for name, cls in ATTACKS.items():
-        attack = cls()
-        if cls.gradient_free or (attack.budget is not None) != fixed:
+        attack = converging(cls)
+        if attack.gradient_free or (attack.budget is not None) != fixed:
             continue
         cut = {f.name: 20 for f in dataclasses.fields(attack) if fixed and f.name in ("steps", "queries") and getattr(attack, f.name) > 20}
         cut |= {"eps": EPS} if fixed else {}

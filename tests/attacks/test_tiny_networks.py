@@ -11,6 +11,7 @@ import torch
 from isogrid.attacks import ATTACKS, PGD, Minimise
 from isogrid.core.random import generator
 from isogrid.testing import exact_distance, tiny_network
+from isogrid.testing.bench import converging
 
 NETWORKS = 50
 POINTS = 2
@@ -18,11 +19,11 @@ SHAPES = [((6,), 2, 3), ((4, 4), 2, 3), ((5,), 3, 2), ((6, 6), 2, 4), ((4,), 4, 
 
 
 def minimum_norm_attacks(norm, domain):
-    """Every registered white-box attack that minimises this norm, at its defaults, and PGD by bisection over its radius."""
+    """Every registered white-box attack that minimises this norm, in its converging form, and PGD by bisection over its radius."""
     attacks = []
     for cls in ATTACKS.values():
         choice = {"norm": norm} if "norm" in {f.name for f in dataclasses.fields(cls)} else {}
-        attack = cls(domain=domain, **choice)
+        attack = converging(cls, domain=domain, **choice)
         if attack.budget is None and attack.threat.name == norm and not attack.gradient_free:
             attacks.append(attack)
     descent = PGD(norm=norm, domain=domain, eps=0.2, steps=10, loss="margin")

@@ -34,7 +34,6 @@ from isogrid.attacks.records import outcome_frame
 from isogrid.audit import CHECKS, Finding, examine_level
 from isogrid.audit.model import examine_model
 from isogrid.audit.records import AttackRecord, CleanRecord, LevelInputs
-from isogrid.audit.roles import role_of
 from isogrid.core.errors import InputError
 from isogrid.core.files import canonical
 from isogrid.core.random import generator
@@ -204,7 +203,7 @@ def of_table(inputs: np.ndarray, labels: np.ndarray, *hidden: int) -> tuple[nn.M
 def test_deepfool_alone_is_no_evidence_of_masking() -> None:
     """On tables it stops far beyond the nearest boundary, without a box above all."""
     net, x, y = of_table(*load_wine(return_X_y=True), 64, 64)
-    findings = audit_model(net, x, y, (DeepFool(), DDN(), FGS(eps=0.1)))
+    findings = audit_model(net, x, y, (DeepFool(), DDN(converge=True), FGS(eps=0.1)))
     assert {finding.code for finding in findings} <= {"IG002", "IG011"}
 
 
@@ -224,11 +223,11 @@ def test_no_attack_hides_masked_gradients(attack: Attack, trained: tuple[nn.Sequ
 
 def test_the_role_of_an_attack_follows_from_its_parts() -> None:
     fgs, pgd, square = FGS(eps=EPS), PGD(eps=EPS), Square(eps=EPS)
-    assert [role_of(a) for a in (fgs, pgd, square)] == ["weak", "strong", "gradient-free"]
+    assert [a.role for a in (fgs, pgd, square)] == ["weak", "strong", "gradient-free"]
     assert [minimise(a).gradient_free for a in (pgd, square)] == [False, True]
     for parts, role in (((fgs,), "weak"), ((fgs, pgd), "strong"), ((square, Noise(eps=EPS)), "gradient-free"), ((pgd, square), "mixed")):
         ensemble = Ensemble(attacks=parts)
-        assert role_of(ensemble) == role_of(minimise(ensemble)) == role
+        assert ensemble.role == minimise(ensemble).role == role
         assert ensemble.gradient_free == (role == "gradient-free")
 
 

@@ -14,7 +14,9 @@ from isogrid.study.results import Used
         ("pgd@0.1", "pgd", "PGD"),
         ("pgd-l2@0.5", "pgd", "PGD"),
         ("strong@0.1", "pgd", "strong"),
-        ("minimise-pgd", "minimise", "minimise-pgd"),
+        ("minimise-pgd", "minimise", "Minimise, pgd"),
+        ("ddn-converging", "ddn", "DDN, converging"),
+        ("pgd-l2-steps=100@0.5", "pgd", "PGD, steps=100"),
         ("ddn", "ddn", "DDN"),
     ],
 )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Loss, Problem, require_number, require_whole
+from isogrid.attacks.driver.base import Loss, Problem, Role
+from isogrid.attacks.driver.kinds import SPENT, FixedBudget
+from isogrid.attacks.driver.parameters import choice, number, switch, whole
 from isogrid.attacks.steps.losses import LOSSES, targeted_dlr
 from isogrid.attacks.steps.region import Region
-from isogrid.core.errors import one_of
-from isogrid.core.norms import NORMS, Norm, rows as per_row
+from isogrid.core.norms import NORMS, rows as per_row
 
 MOMENTUM = 0.75
 """alpha of the paper: the share of the new step, the rest repeats the one before."""
@@ -209,7 +210,7 @@ def _advance(runs: _Runs, region: Region, share: float) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class APGD(Attack):
+class APGD(FixedBudget):
     r"""Auto-PGD under l_inf or l2: momentum, and a step size per sample, 2 eps at first, halved at checkpoints where it oscillates.
 
     z = P(x_t + s grad), x_{t+1} = P(x_t + 0.75 (z - x_t) + 0.25 (x_t - x_{t-1})). At each of `checkpoints(steps)` a run whose loss rose
@@ -224,31 +225,15 @@ class APGD(Attack):
     Pitfall: the number of queries differs from sample to sample; compare `forwards`, not `steps`.
     """
 
+    role: ClassVar[Role] = "strong"
+    effort: ClassVar[str | None] = "steps"
     state_copies: ClassVar[int] = 14
 
-    eps: float = 0.1
-    norm: Literal["linf", "l2"] = "linf"
-    steps: int = 100
-    restarts: int = 1
-    prospect: float | None = None
-    exhaustive: bool = False
-
-    def __post_init__(self) -> None:
-        require_number("eps", self.eps, 0, low_open=True)
-        require_whole("steps", self.steps)
-        require_whole("restarts", self.restarts)
-        if self.prospect is not None:
-            require_number("prospect", self.prospect, 0, 1, low_open=True, high_open=False)
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return NORMS[self.norm]
+    norm: Literal["linf", "l2"] = choice("linf", NORMS)
+    steps: int = whole(100)
+    restarts: int = whole(1)
+    prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all steps")
+    exhaustive: bool = switch(False, "exhaustive")
 
     @final
     def search(self, problem: Problem) -> Tensor:
@@ -287,6 +272,10 @@ class APGDCE(APGD):
     """APGD on the cross-entropy, in the log-odds form that does not saturate. See `APGD`."""
 
     name: ClassVar[str] = "apgd-ce"
+    strength: ClassVar[Mapping[str, int]] = {"linf": 50}  # the APGDs in the order of Croce & Hein 2020, tables 1 and 2
+
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps * self.restarts
 
     def _round(self, problem: Problem, alive: Tensor, restart: int, found: _Found) -> None:
         self._untargeted(problem, alive, restart, LOSSES["ce"], found)
@@ -298,6 +287,10 @@ class APGDDLR(APGD):
     """APGD on the difference of logits ratio; with two classes, where the ratio is not defined, on the margin. See `APGD` and `dlr`."""
 
     name: ClassVar[str] = "apgd-dlr"
+    strength: ClassVar[Mapping[str, int]] = {"linf": 60}
+
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps * self.restarts
 
     def _round(self, problem: Problem, alive: Tensor, restart: int, found: _Found) -> None:
         self._untargeted(problem, alive, restart, LOSSES["dlr"], found)
@@ -314,12 +307,12 @@ class APGDT(APGD):
     """
 
     name: ClassVar[str] = "apgd-t"
+    strength: ClassVar[Mapping[str, int]] = {"linf": 70}
 
-    targets: int = 9
+    targets: int = whole(9)
 
-    def __post_init__(self) -> None:
-        APGD.__post_init__(self)
-        require_whole("targets", self.targets)
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps * self.restarts * self.targets
 
     def _round(self, problem: Problem, alive: Tensor, restart: int, found: _Found) -> None:
         z = problem.logits(problem.x[alive], alive)

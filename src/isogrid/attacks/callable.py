@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.driver.base import Attack, Model, Problem, frozen, require_number
-from isogrid.core.errors import InputError, one_of
-from isogrid.core.norms import NORMS, Norm
+from isogrid.attacks.driver.base import Model, Problem, Role, frozen
+from isogrid.attacks.driver.kinds import EitherKind
+from isogrid.attacks.driver.parameters import choice
+from isogrid.core.errors import InputError
+from isogrid.core.norms import NORMS
 from isogrid.core.random import derive
 from isogrid.core.sources import of_file
 from isogrid.core.targets import load_target, source_digest
@@ -27,7 +29,7 @@ Function = Callable[..., Any]
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wrapped(Attack):
+class Wrapped(EitherKind):
     r"""Any callable (model, x, y) -> x_adv as an attack: its candidates are clipped, re-evaluated and measured like all others.
 
     Give a `function`, or its `target` "file.py:name" / "package.module:name", which can be written in a study's YAML. `norm` and `eps`
@@ -52,35 +54,27 @@ class Wrapped(Attack):
     """
 
     name: ClassVar[str] = "callable"
+    role: ClassVar[Role] = "weak"  # nobody knows what it does
+    strength: ClassVar[Mapping[str, int]] = {}
     state_copies: ClassVar[int] = 16
 
     target: str = ""
     function: Function | None = None
-    norm: Literal["l2", "linf"] = "l2"
-    eps: float | None = None
+    norm: Literal["l2", "linf"] = choice("l2", NORMS)
     label: str = ""
     digest: str = ""
 
-    def __post_init__(self) -> None:
+    def agree(self) -> None:
         if (self.function is None) == (not self.target):
             raise InputError("attack callable", self.target or "neither or both", "one of `target` and `function`")
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-        if self.eps is not None:
-            require_number("eps", self.eps, 0, low_open=True)
         function = self._function()  # refuses a target that is none
         current = source_digest(self.target) if self.target else _source_digest(function)
         if self.digest and self.digest != current:
             raise InputError("digest", self.digest, f"{current}, that of {self.target or 'the function'} as it is now")
         object.__setattr__(self, "digest", current)
 
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return NORMS[self.norm]
+    def expected_gradients(self) -> float:
+        return 1.0  # nobody knows
 
     def search(self, problem: Problem) -> Tensor:
         function = self._function()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Domain, Problem, require_number, require_whole
+from isogrid.attacks.driver.base import Domain, Problem, Role
+from isogrid.attacks.driver.kinds import SPENT, MinimumNorm
+from isogrid.attacks.driver.parameters import number, switch, whole
 from isogrid.attacks.steps.annealed import Verdicts, anneal
+from isogrid.attacks.steps.losses import log_odds_slope
 from isogrid.attacks.steps.schedules import CONVERGING, fixed
-from isogrid.core.norms import L2, Norm
+from isogrid.core.norms import L2
 
 
 def on_sphere(x: Tensor, delta: Tensor, radius: Tensor, domain: Domain) -> Tensor:
@@ -27,19 +31,20 @@ def on_sphere(x: Tensor, delta: Tensor, radius: Tensor, domain: Domain) -> Tenso
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DDN(Attack):
+class DDN(MinimumNorm):
     r"""Decoupled direction and norm: step along g / ||g||_2, then rescale to a radius that shrinks at successes and grows at failures.
 
     delta <- r (delta + a g / ||g||) / ||.||, clipped to the domain, with r <- r (1 - gamma) where x + delta is adversarial and
-    r (1 + gamma) where not; unquantised. g is the gradient of the cross-entropy in its log-odds form, of logits scaled to a clean margin of
-    `sharpness`, from the second step on times 0.35 to 2 (None: as they are), so that the result does not depend on the logits' unit.
+    r (1 + gamma) where not; unquantised. g is the gradient of the cross-entropy in its log-odds form. As published all rows spend `steps`
+    passes from r = `init_norm` on (in units of the box's width), a falling from 1 to 0.01 (the last one forward only, since no step
+    follows it).
 
-    With `converge` (the default) each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
+    With `converge`, which is ours, each row starts at the radius of the linearised boundary, grows it ever faster until its first success,
     shrinks it ever faster while successes follow each other, runs annealed cycles until one shortens its distance by less than the share
-    `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit. Without it all rows spend `steps` passes
-    from `init_norm` on (in units of the box's width), as published (the last one forward only, since no step follows it).
+    `tolerance`, and is shrunk onto the boundary along its segment; `steps` is only the limit. The loss then sees logits scaled to a clean
+    margin of `sharpness`, from the second step on times 0.35 to 2 (None: as they are), so that their unit does not matter.
     Raises InputError for parameters out of range. Source: Rony et al. 2019 (arXiv 1811.09600), Algorithm 1, without quantisation.
-    Pitfall: with few fixed steps, init_norm * (1 + gamma)^steps limits the radius, and samples that are farther away stay unbroken.
+    Pitfall: as published, init_norm * (1 + gamma)^steps limits the radius, and samples that are farther away stay unbroken.
 
     >>> model = torch.nn.Linear(2, 2, bias=False)
     >>> _ = model.weight.data.copy_(torch.eye(2))
@@ -49,31 +54,21 @@ class DDN(Attack):
     """
 
     name: ClassVar[str] = "ddn"
-    norm_name: ClassVar[str | None] = "l2"
+    norm: ClassVar[str] = "l2"
+    role: ClassVar[Role] = "strong"
+    strength: ClassVar[Mapping[str, int]] = {"l2": 60}  # AttackBench, as DeepFool's
+    effort: ClassVar[str | None] = "steps"
     state_copies: ClassVar[int] = 10
 
-    steps: int = 100
-    converge: bool = True
-    tolerance: float = 1e-3
-    sharpness: float | None = 10.0
-    gamma: float = 0.05
-    init_norm: float = 1.0
+    steps: int = whole(100)
+    converge: bool = switch(False, "converging")
+    tolerance: float = number(1e-3, 0, 1)
+    sharpness: float | None = number(10.0, 0, low_open=True, otherwise="logits as they are")
+    gamma: float = number(0.05, 0, 1, low_open=True)
+    init_norm: float = number(1.0, 0, low_open=True)
 
-    def __post_init__(self) -> None:
-        require_whole("steps", self.steps)
-        require_number("tolerance", self.tolerance, 0, 1)
-        if self.sharpness is not None:
-            require_number("sharpness", self.sharpness, 0, low_open=True)
-        require_number("gamma", self.gamma, 0, 1, low_open=True)
-        require_number("init_norm", self.init_norm, 0, low_open=True)
-
-    @property
-    def budget(self) -> float | None:
-        return None
-
-    @property
-    def threat(self) -> Norm:
-        return L2
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps
 
     def search(self, problem: Problem) -> Tensor:
         return anneal(
@@ -81,6 +76,7 @@ class DDN(Attack):
             CONVERGING if self.converge else fixed(self.steps, self.gamma, self.gamma),
             radius=self._radius,
             place=on_sphere,
+            slope=log_odds_slope,
             steps=self.steps,
             tolerance=self.tolerance,
             sharpness=self.sharpness,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Loss, Problem, margin, require_number, require_whole
+from isogrid.attacks.driver.base import Loss, Problem, Role, margin
+from isogrid.attacks.driver.kinds import SPENT, MinimumNorm
+from isogrid.attacks.driver.parameters import choice, number, whole
 from isogrid.attacks.steps.geometry import TOLERANCE, least_gap, least_move, limits, reach, shrink, slope
-from isogrid.core.norms import L2, Norm
+from isogrid.core.norms import L2
 
 COARSE = 5e-2
 """A move of a part of the way may fall short of its gain by this share: the next one makes up for it."""
@@ -128,7 +131,7 @@ def _walk_all(
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeepFool(Attack):
+class DeepFool(MinimumNorm):
     r"""DeepFool l2: f_k = z_k - z_y, w_k = grad f_k; repeat x += (1 + overshoot) |f_l| w_l / ||w_l||^2, l = argmin_k |f_k| / ||w_k||.
 
     y is fixed at the start, and so are the `candidates` highest other classes (None: all of them, the published form). `steps`: at most
@@ -150,28 +153,20 @@ class DeepFool(Attack):
     """
 
     name: ClassVar[str] = "deepfool"
-    norm_name: ClassVar[str | None] = "l2"
+    norm: ClassVar[str] = "l2"
+    role: ClassVar[Role] = "weak"  # it stops at the first boundary that it meets
+    strength: ClassVar[Mapping[str, int]] = {"l2": 10}  # the l2 attacks in the order of AttackBench (Cina et al. 2024), CIFAR-10
+    effort: ClassVar[str | None] = "steps"
     state_copies: ClassVar[int] = 20
 
-    domain: Literal["box", "free"] = "free"
-    steps: int = 50
-    overshoot: float = 0.02
-    candidates: int | None = 3
-    parts: int | None = None
+    domain: Literal["box", "free"] = choice("free", ("box", "free"))
+    steps: int = whole(50)
+    overshoot: float = number(0.02, 0, 1, high_open=False)
+    candidates: int | None = whole(3, otherwise="all classes")
+    parts: int | None = whole(None, otherwise="3 in a box and 1 in the free domain")
 
-    def __post_init__(self) -> None:
-        require_whole("steps", self.steps)
-        require_number("overshoot", self.overshoot, 0, 1, high_open=False)
-        require_whole("candidates", self.candidates, otherwise="all classes")
-        require_whole("parts", self.parts, otherwise="3 in a box and 1 in the free domain")
-
-    @property
-    def budget(self) -> float | None:
-        return None
-
-    @property
-    def threat(self) -> Norm:
-        return L2
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps
 
     def search(self, problem: Problem) -> Tensor:
         x = problem.x.clone()
@@ -183,7 +178,7 @@ class DeepFool(Attack):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuperDeepFool(Attack):
+class SuperDeepFool(MinimumNorm):
     r"""SDF(m, n): DeepFool for m moves (None: until the class changes), then n times the orthogonal projection of x0 - x onto the normal.
 
     With w = grad(z_k - z_y) at x, k the highest class other than y, the projection is x <- x0 + <w, x - x0> / ||w||^2 w: the point of the
@@ -203,33 +198,22 @@ class SuperDeepFool(Attack):
     """
 
     name: ClassVar[str] = "superdeepfool"
-    norm_name: ClassVar[str | None] = "l2"
+    norm: ClassVar[str] = "l2"
+    role: ClassVar[Role] = "weak"  # as DeepFool, which it is made of
+    strength: ClassVar[Mapping[str, int]] = {"l2": 40}
+    effort: ClassVar[str | None] = "steps"
     state_copies: ClassVar[int] = 20
 
-    domain: Literal["box", "free"] = "box"
-    m: int | None = None
-    n: int = 1
-    rounds: int = 20
-    steps: int = 50
-    overshoot: float = 0.02
-    candidates: int | None = 9
-    queries: int = 6
+    m: int | None = whole(None, otherwise="as many as the class needs to change")
+    n: int = whole(1)
+    rounds: int = whole(20)
+    steps: int = whole(50)
+    overshoot: float = number(0.02, 0, 1, high_open=False)
+    candidates: int | None = whole(9, otherwise="all classes")
+    queries: int = whole(6, 0)
 
-    def __post_init__(self) -> None:
-        require_whole("m", self.m, otherwise="as many as the class needs to change")
-        for name in ("n", "rounds", "steps"):
-            require_whole(name, getattr(self, name))
-        require_number("overshoot", self.overshoot, 0, 1, high_open=False)
-        require_whole("candidates", self.candidates, otherwise="all classes")
-        require_whole("queries", self.queries, 0)
-
-    @property
-    def budget(self) -> float | None:
-        return None
-
-    @property
-    def threat(self) -> Norm:
-        return L2
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps
 
     def search(self, problem: Problem) -> Tensor:
         rows = torch.arange(problem.n, device=problem.x.device)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.driver.base import Problem, Role, margin
+from isogrid.attacks.driver.kinds import SPENT, EitherKind
+from isogrid.attacks.driver.parameters import choice, number, switch, whole
 from isogrid.attacks.steps.geometry import least_gap, least_move, shrink
 from isogrid.attacks.steps.losses import targeted_margin
 from isogrid.attacks.steps.projections import Planes
-from isogrid.core.errors import one_of
-from isogrid.core.norms import NORMS, Norm, norm as norm_of
+from isogrid.core.norms import NORMS
 
+FINAL_QUERIES = 3
+"""Of the final search, as published; ours take twice as many."""
 START_SHARE = 0.5
 """A restart begins at a random point this share of the closest success (or of the budget) away from x."""
 
@@ -31,7 +35,7 @@ class _Closest:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FAB(Attack):
+class FAB(EitherKind):
     r"""FAB-T: project onto the linearised boundary with a target class, from the iterate and from x, and go between the two.
 
     For f = z_t - z_y linearised at x_i, with P the projection onto {f = 0} within the domain (exact in the attack's norm):
@@ -40,8 +44,9 @@ class FAB(Attack):
     where x_{i+1} is adversarial it is kept if closer, and the next step starts at x + beta (x_{i+1} - x). One run of `steps` for each of
     the `targets` highest other classes and each of `restarts` (the first from x itself, the later ones from random points nearby).
 
-    With `converge` (the default) a row leaves a run once `patience` steps shortened its distance in this run by less than the share
-    `tolerance`; without it all rows take all steps, as published. In the end the closest point is shrunk onto the boundary.
+    As published all rows take all steps, and in the end `FINAL_QUERIES` secant steps shrink the closest point onto the boundary along its
+    segment. With `converge`, which is ours, a row leaves a run once `patience` steps shortened its distance in this run by less than the
+    share `tolerance`, and twice as many secant steps follow.
     `eps`: None for a minimum-norm attack; a number for a verdict: a row leaves as soon as a success lies within eps.
     Raises InputError for parameters out of range. Source: Croce & Hein 2020 (arXiv 1907.02044), targeted form as in AutoAttack.
     Pitfall: it needs gradients of single logits; a network that masks them (or is flat at x) must be met by a gradient-free attack too.
@@ -54,39 +59,24 @@ class FAB(Attack):
     """
 
     name: ClassVar[str] = "fab"
+    role: ClassVar[Role] = "strong"
+    strength: ClassVar[Mapping[str, int]] = {"l2": 30}  # AttackBench, as DeepFool's
+    effort: ClassVar[str | None] = "steps"
     state_copies: ClassVar[int] = 20
 
-    norm: Literal["l2", "linf"] = "l2"
-    eps: float | None = None
-    steps: int = 100
-    targets: int = 9
-    restarts: int = 1
-    converge: bool = True
-    patience: int = 10
-    tolerance: float = 1e-3
-    alpha_max: float = 0.1
-    eta: float = 1.05
-    beta: float = 0.9
+    norm: Literal["l2", "linf"] = choice("l2", NORMS)
+    steps: int = whole(100)
+    targets: int = whole(9)
+    restarts: int = whole(1)
+    converge: bool = switch(False, "converging")
+    patience: int = whole(10)
+    tolerance: float = number(1e-3, 0, 1)
+    alpha_max: float = number(0.1, 0, 1, high_open=False)
+    eta: float = number(1.05, 1)
+    beta: float = number(0.9, 0, 1, low_open=True, high_open=False)
 
-    def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-        if self.eps is not None:
-            require_number("eps", self.eps, 0, low_open=True)
-        for name in ("steps", "targets", "restarts", "patience"):
-            require_whole(name, getattr(self, name))
-        require_number("tolerance", self.tolerance, 0, 1)
-        require_number("alpha_max", self.alpha_max, 0, 1, high_open=False)
-        require_number("eta", self.eta, 1)
-        require_number("beta", self.beta, 0, 1, low_open=True, high_open=False)
-
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return norm_of(self.norm)
+    def expected_gradients(self) -> float:
+        return SPENT * self.steps * self.targets * self.restarts
 
     def search(self, problem: Problem) -> Tensor:
         x = problem.x.flatten(1)
@@ -104,7 +94,8 @@ class FAB(Attack):
         x_adv = closest.point.view_as(problem.x)
         open_rows = torch.nonzero(torch.isfinite(closest.size) & ~self._settled(problem, closest)).squeeze(1)
         if len(open_rows):
-            x_adv[open_rows] = shrink(problem, x_adv[open_rows], open_rows, clean[open_rows], closest.margin[open_rows])
+            queries = FINAL_QUERIES * (2 if self.converge else 1)
+            x_adv[open_rows] = shrink(problem, x_adv[open_rows], open_rows, clean[open_rows], closest.margin[open_rows], queries)
         return x_adv
 
     def _settled(self, problem: Problem, closest: _Closest) -> Tensor:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Problem, log_odds, require_number
-from isogrid.core.norms import LINF, Norm, rows
+from isogrid.attacks.driver.base import Problem, Role, log_odds
+from isogrid.attacks.driver.kinds import FixedBudget
+from isogrid.attacks.driver.parameters import number
+from isogrid.core.norms import rows
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FGS(Attack):
+class FGS(FixedBudget):
     r"""Fast gradient sign: x~ = clip(x + eps * sign(grad_x CE)).
 
     `eps` > 0 in the units of x. The gradient is taken of the log-odds loss, whose sign is that of the cross-entropy's and which
@@ -22,22 +25,14 @@ class FGS(Attack):
     """
 
     name: ClassVar[str] = "fgs"
-    norm_name: ClassVar[str | None] = "linf"
+    norm: ClassVar[str] = "linf"
+    role: ClassVar[Role] = "weak"  # one linearisation: that it failed says little
+    strength: ClassVar[Mapping[str, int]] = {"linf": 10}  # below rFGS: Tramer et al. 2018
     moves_misclassified: ClassVar[bool] = True
     state_copies: ClassVar[int] = 4
 
-    eps: float = 0.1
-
-    def __post_init__(self) -> None:
-        require_number("eps", self.eps, 0, low_open=True)
-
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return LINF
+    def expected_gradients(self) -> float:
+        return 1.0
 
     def search(self, problem: Problem) -> Tensor:
         assert problem.budget is not None
@@ -47,31 +42,23 @@ class FGS(Attack):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RFGS(Attack):
+class RFGS(FixedBudget):
     r"""R+FGSM: x' = clip(x + alpha * sign(N(0, I))), alpha = share * eps, then FGS from x' with eps - alpha, gradient taken at x'.
 
     Source: Tramer et al. 2018, with share = 1/2.
     """
 
     name: ClassVar[str] = "rfgs"
-    norm_name: ClassVar[str | None] = "linf"
+    norm: ClassVar[str] = "linf"
+    role: ClassVar[Role] = "weak"  # one linearisation, as FGS
+    strength: ClassVar[Mapping[str, int]] = {"linf": 20}
     moves_misclassified: ClassVar[bool] = True
     state_copies: ClassVar[int] = 5
 
-    eps: float = 0.1
-    share: float = 0.5
+    share: float = number(0.5, 0, 1, high_open=False)
 
-    def __post_init__(self) -> None:
-        require_number("eps", self.eps, 0, low_open=True)
-        require_number("share", self.share, 0, 1, high_open=False)
-
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return LINF
+    def expected_gradients(self) -> float:
+        return 1.0
 
     def search(self, problem: Problem) -> Tensor:
         assert problem.budget is not None

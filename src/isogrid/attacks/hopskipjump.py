@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Problem, require_whole
-from isogrid.core.errors import one_of
+from isogrid.attacks.driver.base import Problem, Role
+from isogrid.attacks.driver.kinds import FORWARD, MinimumNorm
+from isogrid.attacks.driver.parameters import choice, whole
 from isogrid.core.norms import L2, NORMS, Norm, rows as per_row
 from isogrid.core.random import Streams
 
@@ -25,7 +27,7 @@ BLENDS = (1.0, 0.75, 0.5, 0.3)
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HopSkipJump(Attack):
+class HopSkipJump(MinimumNorm):
     r"""HopSkipJump: walk along the decision boundary on predicted classes alone, towards the clean sample.
 
     Round t: with phi(x') = +1 where x' is misclassified, else -1, and u_j uniform on the unit l2 sphere,
@@ -48,27 +50,17 @@ class HopSkipJump(Attack):
     """
 
     name: ClassVar[str] = "hopskipjump"
-    gradient_free: ClassVar[bool] = True
+    role: ClassVar[Role] = "gradient-free"
+    strength: ClassVar[Mapping[str, int]] = {}  # with these queries it is a check, no measure
     state_copies: ClassVar[int] = 12 * GROUP
 
-    norm: Literal["l2", "linf"] = "l2"
-    queries: int = 5000
-    probes: int = 100
-    trials: int = 64
+    norm: Literal["l2", "linf"] = choice("l2", NORMS)
+    queries: int = whole(5000)
+    probes: int = whole(100)
+    trials: int = whole(64)
 
-    def __post_init__(self) -> None:
-        for name in ("queries", "probes", "trials"):
-            require_whole(name, getattr(self, name))
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-
-    @property
-    def budget(self) -> float | None:
-        return None
-
-    @property
-    def threat(self) -> Norm:
-        return NORMS[self.norm]
+    def expected_gradients(self) -> float:
+        return FORWARD * self.queries
 
     def search(self, problem: Problem) -> Tensor:
         oracle = _Oracle(problem=problem, left=torch.full_like(problem.rows, self.queries))

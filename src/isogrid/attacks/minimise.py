@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import ClassVar, final
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Problem, require_number, require_whole
+from isogrid.attacks.driver.base import Attack, Problem
+from isogrid.attacks.driver.kinds import Composed
+from isogrid.attacks.driver.parameters import number, whole
 from isogrid.attacks.pgd import PGD
 from isogrid.core.errors import InputError
-from isogrid.core.norms import Norm, rows as per_row
+from isogrid.core.norms import rows as per_row
 
 _HALVINGS = 8
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Minimise(Attack):
+class Minimise(Composed):
     r"""The smallest radius at which `attack` succeeds, by bisection for each sample, and the candidate that proves it.
 
     The first radius is the attack's own eps; it doubles while a sample is unbroken, up to the size of the domain, then the gap between
@@ -41,29 +43,29 @@ class Minimise(Attack):
     state_copies: ClassVar[int] = 24
 
     attack: Attack = field(default_factory=PGD)
-    searches: int = 15
-    tolerance: float = 1e-3
+    searches: int = whole(15)
+    tolerance: float = number(1e-3, 0, 1, low_open=True)
 
-    def __post_init__(self) -> None:
+    def agree(self) -> None:
         if not isinstance(self.attack, Attack) or self.attack.budget is None:
             raise InputError("attack", self.attack, "an attack with a fixed budget (eps)")
         if self.attack.domain != self.domain:
             raise InputError("domain", self.domain, f"that of the attack, {self.attack.domain}")
-        require_whole("searches", self.searches)
-        require_number("tolerance", self.tolerance, 0, 1, low_open=True)
 
     @property
-    def gradient_free(self) -> bool:  # type: ignore[override]
-        """It is what its attack is."""
-        return self.attack.gradient_free
+    def parts(self) -> tuple[Attack, ...]:
+        return (self.attack,)
 
     @property
-    def budget(self) -> float | None:
+    def budget(self) -> None:
         return None
 
-    @property
-    def threat(self) -> Norm:
-        return self.attack.threat
+    def expected_gradients(self) -> float:
+        return self.searches * self.attack.expected_gradients()
+
+    def doubled(self) -> Self | None:
+        double = self.attack.doubled()
+        return None if double is None else replace(self, attack=double)
 
     def search(self, problem: Problem) -> Tensor:
         assert self.attack.budget is not None

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from isogrid import attacks
 from isogrid.attacks.driver.base import Attack
+from isogrid.attacks.driver.parameters import departures
 
 
 def attack_id(attack: Attack) -> str:
-    """The short name of an attack in tables: its name, norm where it has a choice, eps where it has one, domain where not its default.
+    """The short name of an attack in tables: its name, norm where it has a choice, domain where not its default, every other parameter
+    that departs from its default, eps where it has one. So a published name alone stands for the published settings.
 
     A `minimise` is called after what it minimises.
 
-    >>> attack_id(attacks.make({"name": "fgs", "eps": 0.1}))
-    'fgs@0.1'
+    >>> attack_id(attacks.make({"name": "fgs", "eps": 0.1})), attack_id(attacks.make({"name": "ddn", "converge": True}))
+    ('fgs@0.1', 'ddn-converging')
+    >>> attack_id(attacks.make({"name": "apgd-t", "norm": "l2", "eps": 0.5, "steps": 20}))
+    'apgd-t-l2-steps=20@0.5'
     """
     if isinstance(attack, attacks.Minimise):
-        return f"minimise-{_threat_id(attack.attack)}"  # its own budget is none, and its inner one only where the search begins
+        # its own budget is none, and its inner one only where the search begins
+        return "-".join([f"minimise-{_threat_id(attack.attack)}", *departures(attack)])
     return with_eps(_threat_id(attack), attack.budget)
 
 
@@ -31,4 +36,4 @@ def _threat_id(attack: Attack) -> str:
         identity += f"-{attack.threat.name}"
     if attack.domain != fields["domain"].default:
         identity += f"-{attack.domain}"
-    return identity
+    return "-".join([identity, *departures(attack)])

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.driver.base import Problem, Role, margin
+from isogrid.attacks.driver.kinds import FORWARD, FixedBudget
+from isogrid.attacks.driver.parameters import choice, whole
 from isogrid.attacks.steps.projections import capped_root
-from isogrid.core.errors import one_of
-from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
+from isogrid.core.norms import LINF, NORMS, rows as per_row
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise(Attack):
+class Noise(FixedBudget):
     r"""x~ = clip(x + t u), the worst of `draws`: u a random corner of the unit cube, t = eps (linf), or u uniform on the unit sphere (l2).
 
     In l2, t is such that ||x~ - x||_2 = eps: eps in the free domain, more in a box that cuts the direction off; where even the corner that
@@ -35,26 +37,15 @@ class Noise(Attack):
     """
 
     name: ClassVar[str] = "noise"
-    gradient_free: ClassVar[bool] = True
+    role: ClassVar[Role] = "gradient-free"
+    strength: ClassVar[Mapping[str, int]] = {}  # the floor, no attack
     state_copies: ClassVar[int] = 12
 
-    eps: float = 0.1
-    norm: Literal["linf", "l2"] = "linf"
-    draws: int = 10
+    norm: Literal["linf", "l2"] = choice("linf", NORMS)
+    draws: int = whole(10)
 
-    def __post_init__(self) -> None:
-        require_number("eps", self.eps, 0, low_open=True)
-        require_whole("draws", self.draws)
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return NORMS[self.norm]
+    def expected_gradients(self) -> float:
+        return FORWARD * self.draws
 
     def search(self, problem: Problem) -> Tensor:
         assert problem.budget is not None

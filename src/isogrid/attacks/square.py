@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, Problem, margin, require_number, require_whole
+from isogrid.attacks.driver.base import Problem, Role, margin
+from isogrid.attacks.driver.kinds import FORWARD, FixedBudget
+from isogrid.attacks.driver.parameters import choice, number, switch, whole
 from isogrid.attacks.steps.region import Region
-from isogrid.core.errors import one_of
-from isogrid.core.norms import LINF, NORMS, Norm, rows as per_row
+from isogrid.core.norms import LINF, NORMS, rows as per_row
 from isogrid.core.random import Streams
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -43,7 +45,7 @@ def expected_fall(query: int, prospect: float) -> float:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Square(Attack):
+class Square(FixedBudget):
     r"""Random search: each query changes one square of the image to another corner of the ball and keeps the change if the margin falls.
 
     The square holds the share p of the pixels (`share` at first, halved on the published schedule, see `share_of_pixels`); in l_inf every
@@ -61,32 +63,18 @@ class Square(Attack):
     """
 
     name: ClassVar[str] = "square"
-    gradient_free: ClassVar[bool] = True
+    role: ClassVar[Role] = "gradient-free"
+    strength: ClassVar[Mapping[str, int]] = {"linf": 30}  # weaker than white-box attacks where gradients work: its own paper, table 3
     state_copies: ClassVar[int] = 8
 
-    eps: float = 0.1
-    norm: Literal["linf", "l2"] = "linf"
-    queries: int = 5000
-    share: float = 0.8
-    prospect: float | None = None
-    exhaustive: bool = False
+    norm: Literal["linf", "l2"] = choice("linf", NORMS)
+    queries: int = whole(5000)
+    share: float = number(0.8, 0, 1, low_open=True, high_open=False)
+    prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all queries")
+    exhaustive: bool = switch(False, "exhaustive")
 
-    def __post_init__(self) -> None:
-        require_number("eps", self.eps, 0, low_open=True)
-        require_whole("queries", self.queries)
-        require_number("share", self.share, 0, 1, low_open=True, high_open=False)
-        if self.prospect is not None:
-            require_number("prospect", self.prospect, 0, 1, low_open=True, high_open=False)
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-
-    @property
-    def budget(self) -> float | None:
-        return self.eps
-
-    @property
-    def threat(self) -> Norm:
-        return NORMS[self.norm]
+    def expected_gradients(self) -> float:
+        return FORWARD * self.queries
 
     def search(self, problem: Problem) -> Tensor:
         planes = as_planes(problem.x)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
 from isogrid.attacks.autoattack import exhaustive
-from isogrid.attacks.driver.base import Attack, Problem, as_classifier, batch_rows, frozen
+from isogrid.attacks.driver.base import Attack, Problem, Role, as_classifier, batch_rows, frozen
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm
 
@@ -39,13 +39,14 @@ class Transfer(Attack):
 
     name: ClassVar[str] = "transfer"
     moves_misclassified: ClassVar[bool] = True  # the paper's figure: the target's accuracy over all that is submitted
-    gradient_free: ClassVar[bool] = True
+    role: ClassVar[Role] = "gradient-free"  # the gradients are another model's
+    strength: ClassVar[Mapping[str, int]] = {}  # as good as its source
 
     source: nn.Module
     attack: Attack
     label: str = ""
 
-    def __post_init__(self) -> None:
+    def agree(self) -> None:
         if self.domain != self.attack.domain:
             raise InputError("domain", self.domain, f"{self.attack.domain}, that of the attack on the source")
 
@@ -56,6 +57,12 @@ class Transfer(Attack):
     @property
     def threat(self) -> Norm:
         return self.attack.threat
+
+    def expected_gradients(self) -> float:
+        return self.attack.expected_gradients()
+
+    def doubled(self) -> Self | None:
+        return None
 
     def search(self, problem: Problem) -> Tensor:
         return exhaustive(self.attack)(

@@ -12,18 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import make
-from isogrid.attacks.driver.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin, require
+from isogrid.attacks.driver.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin
+from isogrid.attacks.driver.parameters import require_number, require_whole
 from isogrid.attacks.naming import attack_id
 from isogrid.attacks.pgd import PGD
 from isogrid.attacks.records import outcome_frame
 from isogrid.audit import Audit, examine_level
 from isogrid.audit.masking import cases, occurrences
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
-from isogrid.audit.roles import role_of
 from isogrid.core.norms import L2, Norm
 
-EFFORT = ("steps", "iterations")
-"""The names under which attacks keep how long they work; the convergence check doubles the first one that an attack has."""
 GROWTH = (2.0, 4.0)
 QUERIES = 1500
 TWO_MODES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
@@ -58,8 +56,8 @@ def examine_model(
     >>> "IG003" in {finding.code for finding in examine_model(net, x, y).findings}
     True
     """
-    require("eps", eps, eps > 0 and math.isfinite(eps), "a number > 0")
-    require("samples", samples, samples >= 1, "an integer >= 1")
+    require_number("eps", eps, 0, low_open=True)
+    require_whole("samples", samples)
     check_samples(x, y, box)
     x, y = x[:samples], y[:samples]
     training = tuple(n or type(m).__name__ for n, m in model.named_modules() if m.training and isinstance(m, TWO_MODES))
@@ -76,9 +74,9 @@ def examine_model(
 
     ours = (*comparators(chosen), *_floor(chosen))
     records = {attack: run(attack, reported=True) for attack in chosen} | {attack: run(attack) for attack in ours if attack not in chosen}
-    doubles = {attack: double for attack in chosen if (double := _doubled(attack)) is not None}
+    doubles = {attack: double for attack in chosen if (double := attack.doubled()) is not None}
     # single steps overshoot, so their success need not grow
-    grown = {attack.threat: attack for attack in reversed(records) if attack.budget is not None and role_of(attack) == "strong"}
+    grown = {attack.threat: attack for attack in reversed(records) if attack.budget is not None and attack.role == "strong"}
 
     def growth(norm: Norm, attack: Attack) -> Growth:
         span = _span(norm, x, box)
@@ -121,16 +119,16 @@ def comparators(chosen: Sequence[Attack]) -> list[Attack]:
     """The strong white-box attacks that `chosen` lacks: beside single steps, DeepFool and mixed ensembles, whose failures say nothing."""
     found: dict[Attack, None] = {}
     for attack in chosen:
-        strong = [a for a in (*chosen, *found) if role_of(a) == "strong" and (a.threat, a.domain) == (attack.threat, attack.domain)]
-        if role_of(attack) in ("strong", "gradient-free") or any(a.budget in (None, attack.budget) for a in strong):
+        strong = [a for a in (*chosen, *found) if a.role == "strong" and (a.threat, a.domain) == (attack.threat, attack.domain)]
+        if attack.role in ("strong", "gradient-free") or any(a.budget in (None, attack.budget) for a in strong):
             continue
         if attack.budget is not None:
             config = {"name": "pgd", "eps": attack.budget, "norm": attack.threat.name, "domain": attack.domain, "loss": "margin"}
             found[make(config)] = None
         elif attack.threat == L2:
-            found[make({"name": "ddn", "domain": attack.domain})] = None
+            found[make({"name": "ddn", "converge": True, "domain": attack.domain})] = None
         else:
-            found[make({"name": "fmn", "norm": attack.threat.name, "domain": attack.domain})] = None
+            found[make({"name": "fmn", "converge": True, "norm": attack.threat.name, "domain": attack.domain})] = None
     return list(found)
 
 
@@ -138,7 +136,7 @@ def _second_opinions(inputs: LevelInputs) -> list[Attack]:
     """FAB at each budget at which gradients look masked: in few dimensions an ascent ends in a corner, where boundaries of several classes,
     aimed at one by one, would have been nearer. It starts at the sample itself, so that its success is not a random start's."""
     doubted = [case for case in cases(inputs) if case.eps is not None and any(True for _ in occurrences(case))]
-    return [make({"name": "fab", "eps": case.eps, "norm": case.norm, "domain": case.domain}) for case in doubted]
+    return [make({"name": "fab", "converge": True, "eps": case.eps, "norm": case.norm, "domain": case.domain}) for case in doubted]
 
 
 def _floor(chosen: Sequence[Attack]) -> list[Attack]:
@@ -151,15 +149,6 @@ def _floor(chosen: Sequence[Attack]) -> list[Attack]:
             floor[make({"name": "noise", "eps": attack.budget, "norm": attack.threat.name, "domain": attack.domain})] = None
         floor[make({"name": "hopskipjump", "queries": QUERIES, "norm": attack.threat.name, "domain": attack.domain})] = None
     return list(floor)
-
-
-def _doubled(attack: Attack) -> Attack | None:
-    """The attack with twice its steps; None where it has none, or uses no gradient."""
-    names = [f.name for f in dataclasses.fields(attack)]
-    for name in EFFORT:
-        if name in names and not attack.gradient_free:
-            return dataclasses.replace(attack, **{name: 2 * getattr(attack, name)})
-    return None
 
 
 def _span(norm: Norm, x: Tensor, box: tuple[float, float]) -> float:

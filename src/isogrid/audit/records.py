@@ -11,8 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from isogrid.attacks.driver.base import Attack, margin
-from isogrid.audit.roles import Role, role_of
+from isogrid.attacks.driver.base import Attack, Role, margin
 from isogrid.core.norms import allowed
 
 Bools = NDArray[np.bool_]
@@ -141,7 +140,7 @@ class AttackRecord:
             norm=attack.threat.name,
             domain=attack.domain,
             eps=attack.budget if eps is None else eps,
-            role=observed(role_of(attack), values["backwards"]),
+            role=observed(attack.role, values["backwards"]),
             correct=padded(values["label"] == values["clean"], False),
             success=padded(values["success"].astype(bool), False),
             robust=padded(values["label"] == values["adversarial"], False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 
 from isogrid.audit.findings import PlacedCheck, PlacedFinding
@@ -173,8 +174,9 @@ def finding_rows(study: Tables) -> list[FindingRow]:
 
 
 def attack_name(one: Used) -> str:
-    """The attack's name where its id is made from it, else the id: a label, or what a `minimise` minimises."""
-    return attack_label(one.name if one.name != "minimise" and one.id.startswith(one.name) else one.id)
+    """The attack's name and what departs in it, without the norm and domain that stand beside; or its label, or what a `minimise` minimises."""
+    own = one.name != "minimise" and one.id.startswith(one.name)
+    return attack_label(re.sub(r"-(l2|linf|box|free)\b", "", one.id) if own else one.id)
 
 
 def place(one: PlacedFinding | PlacedCheck) -> str:

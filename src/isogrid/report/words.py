@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from isogrid.study.results import Group
@@ -120,13 +121,14 @@ def eps_text(eps: float | None) -> str:
 
 
 def attack_label(attack: str) -> str:
-    """An attack's name as the field writes it, its budget left to the group's title.
+    """An attack's name as the field writes it, and what sets it apart from its published form; its budget is left to the group's title.
 
-    >>> attack_label("rfgs@0.1"), attack_label("deepfool"), attack_label("mine@0.1")
-    ('rFGS', 'DeepFool', 'mine')
+    >>> attack_label("rfgs@0.1"), attack_label("apgd-t-steps=20@0.1"), attack_label("ddn-converging"), attack_label("mine@0.1")
+    ('rFGS', 'APGD-T, steps=20', 'DDN, converging', 'mine')
     """
     name = attack.split("@", 1)[0].replace(" ", "-")
-    return ATTACKS.get(name.replace(" ", "-"), name)
+    known = max((one for one in ATTACKS if one and (name == one or name.startswith(f"{one}-"))), key=len, default="")
+    return ", ".join([ATTACKS[known], *re.split(r"-(?=\D)", name[len(known) :])[1:]]) if known else name
 
 
 def samples_note(samples: tuple[int, int], whole: int) -> str:

@@ -75,9 +75,10 @@ class Measure:
 
     @property
     def shown(self) -> str:
-        """The attack as a reader knows it: by its label, where the study gave it one."""
-        given = self.name.partition("@")[0]
-        return self.attack if given.startswith(self.attack.replace(" ", "-")) else given
+        """The attack as a reader knows it: by its label, where the study gave it one, else by its id, less what the title says anyway."""
+        if self.name.startswith(("envelope-", "shared-envelope-")):
+            return self.attack
+        return self.name.partition("@")[0].replace(f"-{self.norm}", "").replace(f"-{self.domain}", "")
 
     @property
     def quantity(self) -> Quantity:

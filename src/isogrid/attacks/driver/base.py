@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.driver.parameters import require, require_number, require_whole
+from isogrid.attacks.driver.parameters import check_parameters, choice
 from isogrid.attacks.driver.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
 from isogrid.attacks.driver.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
 from isogrid.core.errors import InputError
@@ -26,6 +26,11 @@ from isogrid.core.random import Streams
 
 NUDGES = (1e-5, 1e-4, 1e-3)
 """A minimum-norm candidate that the verifying pass finds on the wrong side by rounding is lengthened by these shares in turn."""
+
+Role = Literal["gradient-free", "mixed", "weak", "strong"]
+"""What an attack's outcomes say about masked gradients. gradient-free: nothing, it uses no gradient of this model. weak, strong: its
+successes are gradients' work; its failure says little where it is weak, and that gradients lead nowhere where it is strong. mixed: nobody
+can tell which of its parts succeeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,7 @@ class AttackOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack(ABC):
-    """A norm-bounded (`eps` set) or minimum-norm (`eps` None) attack. Subclasses add parameters and write `search`.
+    """What every attack says of itself, and the driver that judges it. New attacks derive from one of `driver.kinds`.
 
     Calling an attack runs the final driver:
 
@@ -84,12 +89,18 @@ class Attack(ABC):
     """
 
     name: ClassVar[str]
-    norm_name: ClassVar[str | None] = None  # the one norm it works in; None: a field `norm`
     moves_misclassified: ClassVar[bool] = False  # single-step attacks act on every sample, as the paper's r_inf wants
-    gradient_free: ClassVar[bool] = False
     state_copies: ClassVar[int] = 8  # tensors of the input's size that `search` keeps alive, for the batch rule
 
-    domain: Literal["box", "free"] = "box"
+    domain: Literal["box", "free"] = choice("box", ("box", "free"))
+
+    @final
+    def __post_init__(self) -> None:
+        check_parameters(self)
+        self.agree()
+
+    def agree(self) -> None:  # noqa: B027 - most attacks have nothing to say
+        """Raise InputError where parameters, each of them accepted, do not go together."""
 
     @property
     @abstractmethod
@@ -100,6 +111,31 @@ class Attack(ABC):
     @abstractmethod
     def threat(self) -> Norm:
         """The norm that the perturbation is measured in."""
+
+    @property
+    @abstractmethod
+    def role(self) -> Role:
+        """What its outcomes say about masked gradients."""
+
+    @property
+    @abstractmethod
+    def strength(self) -> Mapping[str, int]:
+        """Norm -> how strong others' benchmarks found it, for the choice of the measure that verdicts rest on: fixed before any figure is
+        seen, comparable within a norm, higher is stronger; a norm that is not named counts as 0."""
+
+    @abstractmethod
+    def expected_gradients(self) -> float:
+        """About how many gradients a sample costs: for forecasts only."""
+
+    @abstractmethod
+    def doubled(self) -> Self | None:
+        """The same attack with twice its effort; None where it has none to double, or uses no gradient."""
+
+    @final
+    @property
+    def gradient_free(self) -> bool:
+        """It uses no gradient of the model that it attacks."""
+        return self.role == "gradient-free"
 
     @abstractmethod
     def search(self, problem: Problem) -> Tensor:
@@ -283,13 +319,11 @@ __all__ = [
     "Loss",
     "Model",
     "Problem",
+    "Role",
     "as_classifier",
     "batch_rows",
     "check_samples",
     "frozen",
     "log_odds",
     "margin",
-    "require",
-    "require_number",
-    "require_whole",
 ]

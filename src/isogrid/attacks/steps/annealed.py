@@ -37,6 +37,8 @@ growth alone finds nothing where the gradient is zero, or points along a ray tha
 FREE_REACH = 4.0
 """The free domain is searched up to this many box sizes ||high - low|| from x. Without a limit a radius that doubles at each failure ends
 at 1e20, and one such success ruins every mean; what lies farther is a failure, and counted as one."""
+STUCK = 5
+"""Steps after which a row without a success is steered along the faces of the box."""
 ON_FACE = 1e-6
 """An element this share of the box's width from a face lies on it: what is left is the rounding of x + (point - x)."""
 _TINY, _FLAT = 1e-30, 1e-18
@@ -178,6 +180,7 @@ def anneal(
     *,
     radius: RadiusRule,
     place: PlaceRule,
+    slope: Loss,
     steps: int,
     tolerance: float,
     sharpness: float | None,
@@ -185,10 +188,13 @@ def anneal(
 ) -> Tensor:
     """Candidates [B, *S]: the closest adversarial point of each row, or its clean sample where none was met.
 
-    `steps`: at most that many gradients a row. `tolerance`: a row leaves once a cycle shortened its distance by a smaller share.
-    `sharpness`: the clean margin that logits are scaled to in the loss, times `Plan.focus` (None: the logits as they are). `start`: the
-    first radius in units of the box's width (None: the distance to the boundary as linearised at x).
+    `steps`: at most that many gradients a row. `start`: the first radius in units of the box's width (None: the distance to the boundary
+    as linearised at x). `slope`: that of the loss in the logits as they are. A converging plan puts `tempered` log-odds in its place,
+    unless `sharpness`, the clean margin that logits are scaled to, times `Plan.focus`, is None; it lets a row leave once a cycle
+    shortened its distance by less than the share `tolerance`, steers rows that faces of the box hold up, starts lost ones anew from
+    random points, and shrinks what it found onto the boundary.
     """
+    sharpness = sharpness if plan.converging else None
     width = problem.domain.high - problem.domain.low
     live, record = _Active.all(problem, None if start is None else start * width), _Record.empty(problem.x.flatten(1))
     least = least_move(problem) * problem.norm.size(torch.ones_like(live.x[:1]))  # at a tie the linearised boundary is at distance 0
@@ -196,16 +202,16 @@ def anneal(
         rows = live.index(problem)
         y, scale = (problem.y, record.scale) if rows is None else (problem.y[rows], record.scale[rows])
         if sharpness is not None:
-            scale = scale * plan.focus(live.cycle, live.clock, step)
+            scale = scale * plan.focus(live.cycle, live.clock)
         point = live.point.view(-1, *problem.x.shape[1:])
         last = step == steps - 1
         if step == 0:
-            logits, gradient = _first_gradient(problem, point, record, sharpness)
+            logits, gradient = _first_gradient(problem, point, record, slope, sharpness)
             scale = record.scale  # the first radius is read off the loss at the sharpness itself
         elif last:
             logits = problem.logits(point, rows)  # nothing would follow a gradient here
         else:
-            logits, gradient = problem.pull_back(point, log_odds_slope if sharpness is None else tempered(scale), rows)
+            logits, gradient = problem.pull_back(point, slope if sharpness is None else tempered(scale), rows)
         gap, wrong = margin(logits, y), logits.argmax(1) != y
         # the point becomes the perturbation and, in `_move`, the next point, all in one buffer: such passes are what this loop costs
         # beside the model. From here on `logits` may be gone: a model may hand out a view of its input
@@ -217,7 +223,7 @@ def anneal(
             break
         gradient = gradient.flatten(1)
         length, gamma = plan.at(live.cycle, live.clock, step)
-        live.streak = (live.streak + 1 if plan.relative else 1) * adversarial
+        live.streak = (live.streak + 1 if plan.converging else 1) * adversarial
         seen = Verdicts(
             radius=live.radius,
             size=size,
@@ -229,13 +235,13 @@ def anneal(
             failures=live.failures,
             streak=live.streak,
         )
-        if plan.relative:
+        if plan.converging:
             length = length * torch.where(seen.found, 1.0, SHORTER**live.failures)
         live.radius = torch.maximum(seen.gap, least) if step == 0 and start is None else radius(seen)
-        if problem.domain.name == "box" and step >= plan.stuck and not bool(seen.found.all()):
+        if plan.converging and problem.domain.name == "box" and step >= STUCK and not bool(seen.found.all()):
             gradient = _free_stuck(problem, live.x + delta, gradient, seen)
         _move(problem, plan, live, gradient, seen.steepness, length, place, step)
-        if plan.relative:
+        if plan.converging:
             if step + 1 >= RESTART and (step + 1) % AGAIN == 0:
                 _restart(problem, live, seen.found, step)
             if not _turn(plan, live, seen.found, record, tolerance):
@@ -247,22 +253,23 @@ def _candidates(problem: Problem, plan: Plan, record: _Record) -> Tensor:
     """The closest successes as points of the domain, shrunk onto the boundary where the schedule is ours."""
     x_adv = problem.domain.clip(problem.x + record.delta.view_as(problem.x))
     met = torch.nonzero(torch.isfinite(record.size)).squeeze(1)
-    if plan.relative and len(met):
+    if plan.converging and len(met):
         x_adv[met] = shrink(problem, x_adv[met], met, record.clean[met], record.margin[met])
     return x_adv
 
 
-def _first_gradient(problem: Problem, point: Tensor, record: _Record, sharpness: float | None) -> tuple[Tensor, Tensor]:
+def _first_gradient(problem: Problem, point: Tensor, record: _Record, slope: Loss, sharpness: float | None) -> tuple[Tensor, Tensor]:
     """Logits and gradient at the clean samples; the clean margins and the scales come out of the same forward pass."""
 
-    def slope(logits: Tensor, y: Tensor) -> Tensor:
+    def first(logits: Tensor, y: Tensor) -> Tensor:
         record.clean = margin(logits, y)
-        if sharpness is not None:
-            floor = logits.gather(1, y[:, None]).squeeze(1).abs() * problem.unit + _TINY
-            record.scale = sharpness / torch.maximum(record.clean, floor)
+        if sharpness is None:
+            return slope(logits, y)
+        floor = logits.gather(1, y[:, None]).squeeze(1).abs() * problem.unit + _TINY
+        record.scale = sharpness / torch.maximum(record.clean, floor)
         return tempered(record.scale)(logits, y)
 
-    return problem.pull_back(point, slope)
+    return problem.pull_back(point, first)
 
 
 def _free_stuck(problem: Problem, point: Tensor, gradient: Tensor, seen: Verdicts) -> Tensor:
@@ -307,7 +314,7 @@ def _move(
         least = NO_GRADIENT_RADIUS * norm.size(torch.ones_like(live.x[:1]))
         live.radius[flat[lost]] = torch.maximum(live.radius[flat[lost]].nan_to_num(0, 0, 0), least)
     live.radius = torch.minimum(live.radius, live.worst)
-    if not plan.relative:
+    if not plan.converging:
         width = problem.domain.high - problem.domain.low
         scale = length * width / (steepness if norm is L2 else L2.size(gradient))
     elif norm is L2:

@@ -13,7 +13,6 @@ from torch import Tensor
 from isogrid import attacks
 from isogrid.attacks.driver.base import AttackOutcome
 from isogrid.attacks.records import no_records, outcome_frame, to_numpy
-from isogrid.audit.roles import role_of
 from isogrid.core.random import derive
 from isogrid.metrics.robustness import attack_metrics, metric_name
 from isogrid.study.cells.base import BESIDE, Cell, Result, Row
@@ -31,36 +30,11 @@ def about(identity: str, attack: attacks.Attack, **other: Any) -> About:
         "norm": attack.threat.name,
         "domain": attack.domain,
         "eps": attack.budget,
-        "role": role_of(attack),
-        "strength": strength(attack.name),
-        "gradients": expected_gradients(attacks.config_of(attack)),
+        "role": attack.role,
+        "strength": attack.strength.get(attack.threat.name, 0),
+        "gradients": attack.expected_gradients(),
     }
     return About(**facts | other)
-
-
-STRENGTH = (
-    ("autoattack",),
-    ("apgd-t", "ddn"),
-    ("apgd-dlr", "fmn"),
-    ("apgd-ce", "superdeepfool"),
-    ("pgd", "fab"),
-    ("square", "cw"),
-    ("rfgs", "deepfool"),
-    ("fgs",),
-)
-"""The attacks by strength as benchmarks of others rank them (AttackBench; Croce & Hein 2020), fixed before any figure is seen."""
-
-
-def strength(attack: str) -> int:
-    """The rank of an attack: larger is stronger, 0 where nobody has ranked it."""
-    return next((len(STRENGTH) - place for place, names in enumerate(STRENGTH) if attack in names), 0)
-
-
-def expected_gradients(config: dict[str, Any]) -> float:
-    """About how many gradients an attack costs per sample, from its parameters: forecasts only."""
-    repeats = [config.get(name) or 1 for name in ("steps", "searches", "restarts", "targets")]
-    queries = (config.get("queries") or 0) / 3
-    return max(1.0, 0.4 * math.prod(repeats) + queries)
 
 
 @final

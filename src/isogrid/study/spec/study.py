@@ -27,7 +27,11 @@ from isogrid.study.spec.pruner import PrunerSpec
 from isogrid.study.spec.reading import explain, preset_data, read_yaml
 from isogrid.training import OBJECTIVES, PENALTIES, EarlyStop, OptimizerConfig
 
-DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = ({"name": "fgs", "eps": 0.1}, {"name": "deepfool"}, {"name": "cw", "samples": 200})
+DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = (
+    {"name": "fgs", "eps": 0.1},
+    {"name": "deepfool"},
+    {"name": "cw", "converge": True, "samples": 200},
+)
 
 
 def _one_or_many(value: Any) -> str:
