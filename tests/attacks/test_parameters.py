@@ -25,6 +25,7 @@ from isogrid.attacks import (
     Square,
     Wrapped,
 )
+from isogrid.attacks.driver.parameters import departures
 from isogrid.attacks.naming import attack_id
 from isogrid.core.errors import InputError
 from isogrid.testing.bench import network, samples
@@ -74,7 +75,14 @@ def test_an_id_names_what_departs_from_the_published_settings() -> None:
     assert [attack_id(cls()) for cls in ATTACKS.values()] == [
         name if cls().budget is None else f"{name}@0.1" for name, cls in ATTACKS.items()
     ]
-    assert attack_id(DDN(converge=True, sharpness=None, domain="free")) == "ddn-free-converging-sharpness=none"
+    assert attack_id(DDN(converge=True, steps=50, domain="free")) == "ddn-free-converging"
     assert attack_id(AutoAttack(eps=0.5, norm="l2", thrifty=True)) == "autoattack-l2-thrifty@0.5"
-    assert attack_id(PGD(steps=100, loss="margin", early_stop=False)) == "pgd-steps=100-margin-early_stop=false@0.1"
-    assert attack_id(Minimise(attack=APGDT(prospect=0.8), searches=3)) == "minimise-apgd-t-prospect=0.8-searches=3"
+    assert attack_id(Minimise(attack=APGDT(prospect=0.8))) == "minimise-apgd-t-thrifty"
+
+
+@pytest.mark.parametrize("cls", ATTACKS.values(), ids=lambda cls: cls.name)
+def test_what_an_id_may_show_is_off_by_default_and_told_apart(cls: type[Attack]) -> None:
+    words = [f.metadata["word"] for f in dataclasses.fields(cls) if f.metadata.get("word")]
+    assert departures(cls()) == []
+    assert len(set(words)) == len(words)
+    assert all(word.isalpha() for word in words)

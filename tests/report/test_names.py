@@ -16,7 +16,7 @@ from isogrid.study.results import Used
         ("strong@0.1", "pgd", "strong"),
         ("minimise-pgd", "minimise", "Minimise, pgd"),
         ("ddn-converging", "ddn", "DDN, converging"),
-        ("pgd-l2-steps=100@0.5", "pgd", "PGD, steps=100"),
+        ("autoattack-l2-thrifty@0.5", "autoattack", "AutoAttack, thrifty"),
         ("ddn", "ddn", "DDN"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isogrid.study.cells.attack import strength
+from isogrid.attacks import ATTACKS
 from isogrid.study.curves import _point, curves, envelopes
 from isogrid.study.tables import _envelope_rows
 from isogrid.verdicts.arm import Arm
@@ -33,7 +33,8 @@ ARM = Arm(data="made-up", model="m", objective="natural", pruner="progressive")
 
 def _about(name):
     norm, eps = KINDS[name]
-    return About(id=name, name=name, norm=norm, domain="box", eps=eps, role="strong", gradients=1.0, strength=strength(name))
+    strength = ATTACKS[name].strength.get(norm, 0) if name in ATTACKS else 0
+    return About(id=name, name=name, norm=norm, domain="box", eps=eps, role="strong", gradients=1.0, strength=strength)
 
 
 def _attacked(name, samples, rng):

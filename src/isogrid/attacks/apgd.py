@@ -232,7 +232,7 @@ class APGD(FixedBudget):
     norm: Literal["linf", "l2"] = choice("linf", NORMS)
     steps: int = whole(100)
     restarts: int = whole(1)
-    prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all steps")
+    prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all steps", word="thrifty")
     exhaustive: bool = switch(False, "exhaustive")
 
     @final

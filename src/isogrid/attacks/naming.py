@@ -8,15 +8,15 @@ from isogrid.attacks.driver.parameters import departures
 
 
 def attack_id(attack: Attack) -> str:
-    """The short name of an attack in tables: its name, norm where it has a choice, domain where not its default, every other parameter
-    that departs from its default, eps where it has one. So a published name alone stands for the published settings.
+    """The short name of an attack in tables: its name, norm where it has a choice, domain where not its default, what departs from the
+    published attack (`departures`), eps where it has one.
 
     A `minimise` is called after what it minimises.
 
     >>> attack_id(attacks.make({"name": "fgs", "eps": 0.1})), attack_id(attacks.make({"name": "ddn", "converge": True}))
     ('fgs@0.1', 'ddn-converging')
-    >>> attack_id(attacks.make({"name": "apgd-t", "norm": "l2", "eps": 0.5, "steps": 20}))
-    'apgd-t-l2-steps=20@0.5'
+    >>> attack_id(attacks.make({"name": "autoattack", "norm": "l2", "eps": 0.5, "thrifty": True}))
+    'autoattack-l2-thrifty@0.5'
     """
     if isinstance(attack, attacks.Minimise):
         # its own budget is none, and its inner one only where the search begins

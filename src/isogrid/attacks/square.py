@@ -70,7 +70,7 @@ class Square(FixedBudget):
     norm: Literal["linf", "l2"] = choice("linf", NORMS)
     queries: int = whole(5000)
     share: float = number(0.8, 0, 1, low_open=True, high_open=False)
-    prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all queries")
+    prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all queries", word="thrifty")
     exhaustive: bool = switch(False, "exhaustive")
 
     def expected_gradients(self) -> float:

@@ -123,8 +123,8 @@ def eps_text(eps: float | None) -> str:
 def attack_label(attack: str) -> str:
     """An attack's name as the field writes it, and what sets it apart from its published form; its budget is left to the group's title.
 
-    >>> attack_label("rfgs@0.1"), attack_label("apgd-t-steps=20@0.1"), attack_label("ddn-converging"), attack_label("mine@0.1")
-    ('rFGS', 'APGD-T, steps=20', 'DDN, converging', 'mine')
+    >>> attack_label("rfgs@0.1"), attack_label("apgd-t-thrifty@0.1"), attack_label("ddn-converging"), attack_label("mine@0.1")
+    ('rFGS', 'APGD-T, thrifty', 'DDN, converging', 'mine')
     """
     name = attack.split("@", 1)[0].replace(" ", "-")
     known = max((one for one in ATTACKS if one and (name == one or name.startswith(f"{one}-"))), key=len, default="")

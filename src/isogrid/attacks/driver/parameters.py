@@ -1,22 +1,21 @@
-"""An attack's parameters: their defaults, what they accept, and the word by which a name in tables shows one that was changed.
+"""An attack's parameters: their defaults, what they accept, and the word by which a name in tables shows a departure from publication.
 
 A parameter is a field `steps: int = whole(100)`; the driver checks every one when an attack is constructed, and a wrong one is one line
-with its name, the value that was given and what is accepted. Defaults are the published settings (or, where nobody published any, ours):
-`departures` says which ones an attack departs from. What does not belong here: rules between two parameters (`Attack.agree`).
+with its name, the value that was given and what is accepted. Defaults are the published settings; what we add to an attack is a parameter
+with a `word`, off by default, and that word stands in the attack's id wherever it is on: a published name alone means the published attack.
+What does not belong here: rules between two parameters (`Attack.agree`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import Field, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 from isogrid.core.errors import InputError, one_of
 
 Check = Callable[[str, Any], None]
-THREAT = ("eps", "norm", "domain")
-"""Parameters that say what is attacked and not how; names in tables show them in ways of their own."""
 
 
 def require(name: str, value: object, ok: bool, accepted: str) -> None:
@@ -54,23 +53,23 @@ def whole(default: int | None, least: int = 1, *, otherwise: str = "") -> Any:
     return _parameter(default, lambda name, value: require_whole(name, value, least, otherwise=otherwise))
 
 
-def number(default: float | None, low: float, high: float = math.inf, **rest: Any) -> Any:
+def number(default: float | None, low: float, high: float = math.inf, *, word: str = "", **rest: Any) -> Any:
     """A parameter that is a finite number; see `require_number`."""
-    return _parameter(default, lambda name, value: require_number(name, value, low, high, **rest))
+    return _parameter(default, lambda name, value: require_number(name, value, low, high, **rest), word)
 
 
-def choice(default: str, accepted: Collection[str]) -> Any:
+def choice(default: str, accepted: Collection[str], word: str = "") -> Any:
     """A parameter that is one of the `accepted` words."""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, str) or value not in accepted:
             raise one_of(name, value, accepted)
 
-    return _parameter(default, check)
+    return _parameter(default, check, word)
 
 
 def switch(default: bool, word: str = "") -> Any:
-    """A parameter that is True or False; `word` says in tables that it is not at its default (none: `name=value`)."""
+    """A parameter that is True or False."""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, bool):
@@ -91,18 +90,10 @@ def check_parameters(attack: Any) -> None:
 
 
 def departures(attack: Any) -> list[str]:
-    """What sets `attack` apart from its published form, one word for each parameter that is not at its default.
+    """What sets `attack` apart from its published form: the words of the parameters that have one and are not at their default.
 
-    >>> from isogrid.attacks import APGDT
-    >>> departures(APGDT(eps=0.1, steps=20, prospect=0.8))
-    ['steps=20', 'prospect=0.8']
+    >>> from isogrid.attacks import APGDT, DDN
+    >>> departures(DDN(converge=True, steps=50)), departures(APGDT(eps=0.1, steps=20))
+    (['converging'], [])
     """
-    changed = [one for one in fields(attack) if "check" in one.metadata and one.name not in THREAT]
-    return [_word(one, getattr(attack, one.name)) for one in changed if getattr(attack, one.name) != one.default]
-
-
-def _word(parameter: Field[Any], value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
-    return str(parameter.metadata["word"]) or f"{parameter.name}={shown}"
+    return [one.metadata["word"] for one in fields(attack) if one.metadata.get("word") and getattr(attack, one.name) != one.default]
