@@ -174,7 +174,7 @@ def finding_rows(study: Tables) -> list[FindingRow]:
 
 
 def attack_name(one: Used) -> str:
-    """The attack's name and what departs in it, without the norm and domain that stand beside; or its label, or what a `minimise` minimises."""
+    """The attack's name and departures, without the norm and domain that stand beside; or its label, or what a `minimise` minimises."""
     own = one.name != "minimise" and one.id.startswith(one.name)
     return attack_label(re.sub(r"-(l2|linf|box|free)\b", "", one.id) if own else one.id)
 
