@@ -76,4 +76,4 @@ def test_a_study_on_the_device_resumes_and_repeats(tmp_path):
     once = run_study(spec, tmp_path / "once").frontier()
     again = run_study(spec, tmp_path / "again").frontier()
     assert once.equals(again)
-    assert once.query("metric == 'accuracy'")["value"].min() > 0.5
+    assert once.query("metric == 'accuracy'")["value"].min() > 0.3
