@@ -107,11 +107,13 @@ def run_study(
     used. Raises InputError for unusable input before anything is written; and StudyError where tasks failed, after all others have
     finished and the tables have been written.
     """
-    out = Path(out).resolve()
-    if workers < 1:
+    if not isinstance(spec, Spec):
+        raise InputError("spec", type(spec).__name__, "a specification: Spec.parse({...}), Spec.read(path) or Spec.preset(name)")
+    out = _folder("out", out)
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError("workers", workers, "an integer >= 1")
-    if engine not in ENGINES:
-        raise one_of("engine", engine, ENGINES)
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise one_of("engine", str(engine), ENGINES)
     study = planned or plan(spec)
     store = Store(out)
     store.open()
@@ -211,8 +213,15 @@ def write_study_tables(study: Study) -> None:
 
 def open_study(folder: str | Path) -> Study:
     """Open a study folder that `isogrid run` made, from what it holds alone; raises InputError where it holds no study."""
-    folder = Path(folder).resolve()
+    folder = _folder("folder", folder)
     return Study(folder, read_plan(folder))
+
+
+def _folder(field: str, path: str | Path) -> Path:
+    """The path in full; raises InputError where it cannot be one."""
+    if not isinstance(path, str | Path) or "\0" in str(path) or not str(path):
+        raise InputError(field, path, "the path of a folder")
+    return Path(path).resolve()
 
 
 def pretty_seconds(seconds: float) -> str:

@@ -20,15 +20,15 @@ from isogrid.study.cells.transfer import Transfer
 KINDS: dict[str, type[Cell]] = {cls.kind: cls for cls in (Data, Train, Attack, Substitute, Theory, Transfer, Audit)}
 
 
-def kind_of(name: str) -> type[Cell]:
+def kind_of(name: object) -> type[Cell]:
     """The kind of a cell by its registered name, or the user's own as `package.module:Class` (which workers can import, too).
 
     Raises InputError where there is no such kind.
     """
-    if name in KINDS:
+    if isinstance(name, str) and name in KINDS:
         return KINDS[name]
     accepted = f"one of {', '.join(KINDS)}, or package.module:Class of your own"
-    if ":" not in name or name.rpartition(":")[0].endswith(".py"):
+    if not isinstance(name, str) or ":" not in name or name.rpartition(":")[0].endswith(".py"):
         raise InputError("cells.kind", name, accepted)
     found = load_target("cells.kind", name)
     if not (isinstance(found, type) and issubclass(found, Cell)):
