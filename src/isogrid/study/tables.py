@@ -138,11 +138,12 @@ def _write_timings(study: Plan, store: Store) -> None:
 
 
 def _write_gallery(study: Plan, levels: Sequence[Finished], store: Store) -> None:
-    """The stored adversarial examples of the first seed's pruned levels, with the clean images."""
+    """The stored adversarial examples of the first seed's pruned levels, of the first arm of every model, with the clean images."""
     tensors: dict[str, torch.Tensor] = {}
+    shown_arms = {arm.model: arm for arm in reversed(study.arms) if not arm.control}
     for one in levels:
         arm, level = one.level.arm, one.level
-        if level.seed != 0 or arm.control:
+        if level.seed != 0 or arm != shown_arms[arm.model]:
             continue
         for cell, entry in one.cells:
             if isinstance(cell, Attack) and entry.has("examples"):
