@@ -99,6 +99,14 @@ def test_levels_from_the_dense_reference_stand_beside_one_round_of_the_control(t
     assert {(level.level, level.round) for level in study.plan.levels if level.arm.control} == {(1, 1)}
 
 
+def test_the_recipe_of_a_pruner_runs(tmp_path, monkeypatch, recipe):
+    (tmp_path / "mine.py").write_text(recipe("A pruner of your own"))
+    monkeypatch.chdir(tmp_path)
+    study = run_study(Spec.parse(TINY | yaml.safe_load(recipe("A pruner of your own", "yaml"))), tmp_path / "out")
+    sparse = study.frontier().query("method == 'random' and metric == 'accuracy'")["sparsity"]
+    assert list(sparse) == pytest.approx([0.0, 0.2, 0.36, 0.488], abs=0.01)
+
+
 def test_an_own_kind_of_cell_gives_a_figure_of_every_pruned_level(tmp_path):
     study = run_study(Spec.parse(TINY | OWN["a kind of cell"]), tmp_path)
     rows = study.frontier().query("metric == 'mean_margin'")
