@@ -7,6 +7,7 @@ import random
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -79,6 +80,114 @@ def test_unusable_factories_end_in_one_line(factory, name, said):
         build(factory(name), (4,), 3)
     assert caught.value.field == "model"
     assert "\n" not in str(caught.value)
+
+
+LAZY = """
+import random
+import numpy as np
+import torch
+from torch import nn
+torch.set_default_dtype(torch.float64)
+torch.set_default_dtype(torch.float32)
+def lazy(): return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.Dropout(), nn.LazyLinear(3)).train()
+def wrong(): return nn.Sequential(nn.Linear(7, 7), nn.LazyLinear(3))
+def unused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    model.forward, model.rest = model[1].forward, nn.LazyLinear(3)
+    return model
+def meta():
+    with torch.device("meta"):
+        return nn.Linear(36, 3)
+def old_weight_norm(): return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(36, 3)))
+def leaves():
+    torch.set_default_dtype(torch.float64)
+    return nn.Linear(4, 3)
+def drawn():
+    model = nn.Linear(4, 3, dtype=torch.float32)
+    model.weight.data[0, :2] = torch.tensor([random.random(), np.random.rand()])
+    return model
+def ends(): raise SystemExit(3)
+"""
+
+
+@pytest.fixture
+def lazy(tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    return lambda name, shape=(1, 6, 6), seed=0: build(f"{tmp_path / 'lazy.py'}:{name}", shape, 3, seed)
+
+
+def test_lazy_layers_are_given_their_weights_by_the_seed(lazy):
+    one, again, other = lazy("lazy"), lazy("lazy"), lazy("lazy", seed=1)
+    assert [tuple(p.shape) for p in one.parameters()] == [(4, 1, 3, 3), (4,), (4,), (4,), (3, 64), (3,)]
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not torch.equal(one[4].weight, other[4].weight)
+    assert one.training
+    assert all(module.training for module in one.modules())
+    assert one[1].running_mean.abs().max() == 0
+    assert one[1].num_batches_tracked == 0
+    assert type(one[4]) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wrong", r"lazy layers that take samples of shape \(1, 6, 6\)"),
+        ("unused", r"whose rest\.weight has no values"),
+        ("meta", r"whose weight has no values"),
+        ("old_weight_norm", r"1\.weight is computed from others; .*parametrizations\.weight_norm"),
+        ("ends", "SystemExit"),
+    ],
+)
+def test_networks_without_values_or_that_cannot_be_copied_are_refused(lazy, name, said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weight_norm's older form is deprecated
+        with pytest.raises(InputError, match=said) as caught:
+            lazy(name, (36,) if name in ("unused", "meta") else (1, 6, 6))
+    assert caught.value.field == "model"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_factory_leaves_no_global_setting_and_its_draws_are_the_seeds(lazy):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    one, again, other = (lazy("drawn", (4,), seed).weight for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert (one != other)[0, :2].all()
+    lazy("leaves", (4,))
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+    assert states[2] == random.getstate()
+
+
+def test_built_in_networks_are_of_single_precision_whatever_the_default():
+    expected = build("lenet-300-100", (8,), 3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = build("lenet-300-100", (8,), 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) and b.dtype is torch.float32 for a, b in zip(expected.parameters(), found.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ((None, (4,), 3), "model"), ((3, (4,), 3), "model"), (("linear", 4, 3), "shape"), (("linear", (), 3), "shape"),
+        (("linear", (4.0,), 3), "shape"), (("linear", (0,), 3), "shape"), (("linear", "44", 3), "shape"),
+        (("linear", (4,), 3.0), "classes"),
+        (("linear", (4,), 1), "classes"), (("linear", (4,), None), "classes"), (("linear", (4,), 3, "x"), "seed"),
+        (("linear", (4,), 3, 0.5), "seed"),
+    ],
+)  # fmt: skip
+def test_arguments_of_wrong_types_are_refused(arguments, field):
+    with pytest.raises(InputError) as caught:
+        build(*arguments)
+    assert caught.value.field == field
+
+
+def test_sizes_of_numpy_and_torch_are_sizes():
+    made = build("linear", torch.zeros(1, 2, 3).shape[1:], np.int64(4), torch.tensor(5))
+    assert torch.equal(made[1].weight, build("linear", (2, 3), 4, 5)[1].weight)
 
 
 def test_unknown_names_get_the_nearest():

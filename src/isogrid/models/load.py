@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isogrid.core import targets
 from isogrid.core.errors import InputError, one_of
-from isogrid.core.random import derive
+from isogrid.core.numbers import whole
+from isogrid.core.random import isolated, seed_global
 from isogrid.core.targets import load_target
 from isogrid.models import zoo
 from isogrid.models.program import SUFFIXES, open_program
@@ -31,15 +33,31 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
     >>> sum(p.numel() for n, p in build("lenet-300-100", (1, 28, 28), 10).named_parameters() if n.endswith("weight"))
     266200
     """
-    if classes < 2:
+    shape, count = _sizes(shape), whole(classes)
+    if count is None or count < 2:
         raise InputError("classes", classes, "at least 2 classes")
+    start = whole(seed)
+    if start is None:
+        raise InputError("seed", seed, "an integer")
+    if not isinstance(name, str):
+        raise InputError("model", name, "the name of a built-in model or a factory, file.py:factory")
     if name in zoo.MODELS:
-        return zoo.build(name, shape, classes, seed)
+        return zoo.build(name, shape, count, start)
     if Path(name).suffix in SUFFIXES:
         raise InputError("model", name, "a built-in model or a factory: an exported program has no layers to train or prune")
     if ":" not in name:
         raise one_of("model", name, [*zoo.MODELS, "file.py:factory", "package.module:factory"])
-    return _from_factory(name, shape, classes, seed)
+    return _from_factory(name, shape, count, start)
+
+
+def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = [whole(side) for side in shape]
+    except TypeError:
+        sizes = []
+    if not sizes or not all(side is not None and side >= 1 for side in sizes):
+        raise InputError("shape", shape, "the sides of one sample, as (1, 28, 28)")
+    return tuple(side for side in sizes if side is not None)
 
 
 def open_model(
@@ -57,7 +75,9 @@ def open_model(
     that they fit is told to `on_note`. Raises InputError where the file cannot be used and ModelError where a program gives no input
     gradients.
     """
-    if Path(name).suffix in SUFFIXES:
+    if not isinstance(x, Tensor) or x.dim() < 2 or len(x) == 0:
+        raise InputError("x", x if not isinstance(x, Tensor) else f"shape {tuple(x.shape)}", "some samples, a tensor [N, ...]")
+    if isinstance(name, str) and Path(name).suffix in SUFFIXES:
         if weights is not None:
             raise InputError("weights", str(weights), f"no weights beside {name}: the program holds its own")
         return open_program(Path(name), x)
@@ -83,26 +103,55 @@ def source_digest(name: str) -> str:
 
 
 def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    state = torch.get_rng_state()
+    dtype = torch.get_default_dtype()
     try:
-        factory = load_target("model", name)
-        if isinstance(factory, nn.Module) or not callable(factory):
-            raise InputError("model", f"{name}, {_kind(factory)}", "a function or class that returns a torch.nn.Module")
-        arguments = _arguments(name, factory, {"shape": tuple(shape), "classes": classes})
-        torch.default_generator.manual_seed(derive(seed, "factory"))  # after the import, which may draw, once per process
-        try:
-            with targets.at_home(name):
-                model = factory(**arguments)
-        except (Exception, SystemExit) as error:  # a user's code may raise anything
-            raise InputError("model", name, f"a factory that does not raise; it raised {type(error).__name__}: {error}") from error
+        with isolated(seed, "factory"):
+            factory = load_target("model", name)
+            if isinstance(factory, nn.Module) or not callable(factory):
+                raise InputError("model", f"{name}, {_kind(factory)}", "a function or class that returns a torch.nn.Module")
+            arguments = _arguments(name, factory, {"shape": shape, "classes": classes})
+            seed_global(seed, "factory")  # again: the import may have drawn, and only once per process
+            try:
+                with targets.at_home(name):
+                    model = factory(**arguments)
+            except (Exception, SystemExit) as error:  # a user's code may raise anything
+                raise InputError("model", name, f"a factory that does not raise; it raised {type(error).__name__}: {error}") from error
+            if not isinstance(model, nn.Module):
+                raise InputError("model", f"{name}, which returned {_kind(model)}", "a factory that returns a torch.nn.Module")
+            _fill(name, model, shape)
     finally:
-        torch.set_rng_state(state)
-    if not isinstance(model, nn.Module):
-        raise InputError("model", f"{name}, which returned {_kind(model)}", "a factory that returns a torch.nn.Module")
+        torch.set_default_dtype(dtype)
     try:
         return copy.deepcopy(model).cpu()  # a factory may hand out one and the same object: levels must not share it
     except Exception as error:
-        raise InputError("model", name, f"a module that copy.deepcopy can copy; it raised {type(error).__name__}: {error}") from error
+        raise InputError("model", name, f"a module that copy.deepcopy can copy ({_uncopied(model) or error})") from error
+
+
+def _fill(name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Give lazy layers their sizes and weights, by one forward pass; raises InputError where a tensor stays without memory."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            with torch.no_grad():
+                model.eval()(torch.zeros(2, *shape))
+        except Exception as error:
+            raise InputError("model", name, f"lazy layers that take samples of shape {shape} ({type(error).__name__}: {error})") from error
+        for module, training in modes:
+            module.training = training
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            raise InputError(
+                "model", f"{name}, whose {key} has no values", "a network with its weights, which one forward pass gives lazy layers"
+            )
+
+
+def _uncopied(model: nn.Module) -> str:
+    """Which layer holds a tensor that was computed from others, as torch's older weight_norm leaves it behind."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                return f"{f'{name}.{key}'.lstrip('.')} is computed from others; torch.nn.utils.parametrizations.weight_norm can be copied"
+    return ""
 
 
 def _kind(thing: object) -> str:

@@ -94,7 +94,7 @@ def _initialise(model: nn.Module, seed: int) -> None:
             random = generator(seed, "init", name)
             bound = 1 / math.sqrt(module.weight[0].numel())
             for kind, parameter in list(module.named_parameters(recurse=False)):  # the weight, then the bias
-                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=random)
+                drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=random)
                 setattr(module, kind, nn.Parameter(drawn))
         elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
             raise TypeError(f"no initialisation for {type(module).__name__} ({name})")
