@@ -33,9 +33,9 @@ def seconds(attack: Attack, model: torch.nn.Module, x: torch.Tensor, y: torch.Te
 def main() -> None:
     """Measure and write the section of RESULTS.md."""
     lines = []
-    for name in ("mlp", "lenet"):
+    for name, count in (("mlp", 900), ("lenet", 300)):
         model = harness.network(name)
-        x, y = harness.correct_samples(model, 900)
+        x, y = harness.correct_samples(model, count)
         places = {device: (harness.network(name).to(device), x.to(device), y.to(device)) for device in ("cpu", "cuda")}
         for title, config in ATTACKS.items():
             attack = make(config)
