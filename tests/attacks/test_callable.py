@@ -393,7 +393,7 @@ def test_unusable_functions_end_in_one_line(function: Callable[..., Any], messag
         {"target": "math:pi"},
         {"target": "math:hypott"},
         {"target": "math:hypot", "norm": "l1"},
-        {"target": "math:hypot", "eps": 0},
+        {"target": "math:hypot", "eps": -1},
         {"target": "math:hypot", "eps": "wide"},
         {"target": "math:hypot", "function": sign_step},
         {"target": "math:hypot", "steps": 3},

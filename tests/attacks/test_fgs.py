@@ -103,7 +103,9 @@ def test_a_sample_without_a_gradient_stays_and_is_counted():
     assert torch.isinf(out.distance).all()
 
 
-@pytest.mark.parametrize("make", [lambda: FGS(eps=0), lambda: FGS(eps=-1), lambda: RFGS(share=1.5), lambda: RFGS(eps=float("nan"))])
+@pytest.mark.parametrize(
+    "make", [lambda: FGS(eps=float("inf")), lambda: FGS(eps=-1), lambda: RFGS(share=1.5), lambda: RFGS(eps=float("nan"))]
+)
 def test_bad_parameters_are_refused(make):
     with pytest.raises(InputError):
         make()

@@ -88,7 +88,7 @@ def test_a_broken_row_stops_and_rows_are_independent() -> None:
     torch.testing.assert_close(part.x_adv, out.x_adv[10:20])
 
 
-@pytest.mark.parametrize("bad", [{"eps": 0}, {"eps": float("inf")}, {"draws": 0}, {"norm": "l0"}])
+@pytest.mark.parametrize("bad", [{"eps": -0.1}, {"eps": float("inf")}, {"draws": 0}, {"norm": "l0"}])
 def test_bad_parameters(bad: dict[str, object]) -> None:
     with pytest.raises(InputError):
         make({"name": "noise"} | bad)

@@ -140,7 +140,7 @@ def test_seeds_repeat_and_differ():
     assert not torch.equal(a, c)
 
 
-@pytest.mark.parametrize("bad", [{"eps": 0}, {"steps": 0}, {"rel_step": -1.0}, {"norm": "l1"}, {"loss": "dlr"}, {"restarts": 0}])
+@pytest.mark.parametrize("bad", [{"eps": -0.1}, {"steps": 0}, {"rel_step": -1.0}, {"norm": "l1"}, {"loss": "dlr"}, {"restarts": 0}])
 def test_parameters_are_checked(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         PGD(**bad)

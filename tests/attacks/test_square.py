@@ -82,7 +82,7 @@ def test_giving_up_hopeless_samples_saves_queries_and_changes_no_verdict():
     assert thrifty.forwards.sum() < full.forwards.sum()
 
 
-@pytest.mark.parametrize("bad", [{"eps": 0}, {"queries": 0}, {"share": 0}, {"norm": "l1"}, {"prospect": 0}])
+@pytest.mark.parametrize("bad", [{"eps": -0.1}, {"queries": 0}, {"share": 0}, {"norm": "l1"}, {"prospect": 0}])
 def test_parameters_are_checked(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         Square(**bad)

@@ -9,10 +9,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every expected error is ONE line on stderr and exit code 2, and so is Ctrl-C (130), however early."""
     try:
         from isogrid.cli import app
-    except KeyboardInterrupt:
+
+        app.main(arguments)
+    except KeyboardInterrupt:  # before the command line looks after it itself
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    app.main(arguments)
 
 
 __all__ = ["main"]
