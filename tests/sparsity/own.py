@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from isogrid.sparsity import Criterion, Dynamics, Masks, Pruner, Static, forget, survivors
+from isogrid.sparsity import Criterion, Dynamics, Masks, Pruner, Static, forget, row_axes, survivors
 
 
-def best(scores, counts, masks):
+def best(scores, counts, masks, axes):
     """Per layer the `counts[name]` weights of the highest scores, whatever `masks` says, and what no method may remove."""
-    protected, new = survivors(scores, Masks({name: torch.ones_like(mask) for name, mask in masks.items()})), {}
+    protected, new = survivors(scores, Masks({name: torch.ones_like(mask) for name, mask in masks.items()}), axes), {}
     for name, mask in masks.items():
         order = torch.argsort(scores[name].masked_fill(protected[name], torch.inf).flatten(), descending=True, stable=True)
         new[name] = torch.zeros_like(mask).flatten()
@@ -29,11 +29,11 @@ class Regrowing(Dynamics):
         self.weights = {name: training.model.get_parameter(name) for name in training.masks}
         self.master = {name: training.state.get(f"master.{name}", w.detach()).clone() for name, w in self.weights.items()}
         self.counts = {name: round((1 - rate) * int(mask.sum())) for name, mask in training.masks.items()}
-        self.masks = training.masks
+        self.masks, self.axes = training.masks, row_axes(training.model, training.batch[0])
         self.revise()
 
     def revise(self):
-        before, self.masks = self.masks, best({name: m.abs() for name, m in self.master.items()}, self.counts, self.masks)
+        before, self.masks = self.masks, best({name: m.abs() for name, m in self.master.items()}, self.counts, self.masks, self.axes)
         forget(self.training.optimizer, self.training.model, before, self.masks)
         self.show()
 
@@ -161,7 +161,7 @@ class OneShot(Pruner):
         from isogrid.sparsity import CRITERIA
 
         scores = training.score(CRITERIA.make(self.criterion))
-        protected = survivors(scores, training.masks)
+        protected = training.survivors(scores)
         flat = torch.cat([scores[n].masked_fill(protected[n], torch.inf).flatten() for n in training.masks])
         alive = torch.zeros(len(flat), dtype=torch.bool)
         alive[flat.argsort(descending=True)[: round((1 - self.sparsity) * len(flat)) + self.off]] = True

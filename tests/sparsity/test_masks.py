@@ -11,8 +11,7 @@ from torch import nn
 
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
-from isogrid.models import build
-from isogrid.sparsity import Masks, Progressive, enforce, live_outputs, prunable
+from isogrid.sparsity import Masks, Progressive, enforce, prunable
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -70,14 +69,6 @@ def test_the_model_stays_plain():
     assert all(isinstance(p, nn.Parameter) for p in net.parameters())
 
 
-def test_prunable_leaves_out_biases_and_normalisation_and_counts_shared_weights_once():
-    net = network()
-    assert list(prunable(net)) == ["0.weight", "3.weight", "5.weight"]
-    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    tied[1].weight = tied[0].weight
-    assert list(prunable(tied)) == ["0.weight"]
-
-
 def test_save_and_load_round_trip_and_refuse_what_is_no_mask(tmp_path):
     masks = random_masks(network())
     masks.save(tmp_path / "m.safetensors")
@@ -133,27 +124,3 @@ def test_sparsity_after_k_rounds_is_the_papers():
 def test_a_rate_outside_0_1_is_refused(value):
     with pytest.raises(InputError, match="rate"):
         Progressive(rate=value)
-
-
-def test_live_outputs_follow_paths_not_weights():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 3))
-    with torch.no_grad():
-        net[1].weight[0] = 0  # hidden unit 0 sees nothing
-        net[3].weight[0] = torch.tensor([1.0, 0.0, 0.0])  # class 0 sees hidden unit 0 only
-    assert live_outputs(net, torch.zeros(1, 2, 3)).tolist() == [False, True, True]
-    conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3))
-    before = copy.deepcopy(conv.state_dict())
-    assert live_outputs(conv, torch.zeros(1, 1, 8, 8)).all()
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), conv.state_dict().values(), strict=True))
-    with torch.no_grad():
-        conv[0].weight.zero_()
-    assert not live_outputs(conv, torch.zeros(1, 1, 8, 8)).any()
-
-
-@pytest.mark.parametrize("alive", [True, False])
-def test_a_binary_model_lives_while_its_one_output_does(alive):
-    net = build("linear", (1, 4, 4), 2, 0)
-    with torch.no_grad():
-        for weight in prunable(net).values():
-            weight.mul_(float(alive))
-    assert live_outputs(net, torch.zeros(1, 1, 4, 4)).tolist() == [alive, alive]

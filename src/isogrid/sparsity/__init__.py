@@ -4,8 +4,9 @@ from isogrid.core.registry import Registry
 from isogrid.sparsity.allocation import ALLOCATIONS, Allocation, survivors
 from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitude
 from isogrid.sparsity.dense import Dense
-from isogrid.sparsity.masks import Masks, prunable
-from isogrid.sparsity.paths import live_outputs
+from isogrid.sparsity.layers import counted_share, prunable
+from isogrid.sparsity.masks import Masks
+from isogrid.sparsity.paths import live_outputs, row_axes
 from isogrid.sparsity.progressive import Progressive
 from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training, enforce, forget
 
@@ -27,9 +28,11 @@ __all__ = [
     "Pruner",
     "Static",
     "Training",
+    "counted_share",
     "enforce",
     "forget",
     "live_outputs",
     "prunable",
+    "row_axes",
     "survivors",
 ]

@@ -48,16 +48,19 @@ class Layer(Allocation):
         return Masks(new)
 
 
-def survivors(scores: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
-    """The weights that no round may remove: per layer the best alive one, in the last layer the best alive one of each output."""
+def survivors(scores: Mapping[str, Tensor], masks: Masks, axes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The weights that no method may remove: of each parameter the best alive one, and of those in `axes` (`paths.row_axes`: the output
+    layer, by class) the best alive one of each slice along that axis."""
     protected = {}
-    last = list(masks)[-1]
     for name, mask in masks.items():
-        rows = mask.reshape(len(mask), -1) if name == last else mask.reshape(1, -1)
-        score = scores[name].reshape(rows.shape).masked_fill(~rows, -torch.inf)
+        axis = axes.get(name)
+        moved = mask if axis is None else mask.movedim(axis, 0)
+        rows = mask.reshape(1, -1) if axis is None else moved.reshape(len(moved), -1)
+        score = scores[name] if axis is None else scores[name].movedim(axis, 0)
         best = torch.zeros_like(rows)
-        best[torch.arange(len(rows)), score.argmax(1)] = True
-        protected[name] = (best & rows).view_as(mask)
+        best[torch.arange(len(rows)), score.reshape(rows.shape).masked_fill(~rows, -torch.inf).argmax(1)] = True
+        kept = (best & rows).view(moved.shape)
+        protected[name] = kept if axis is None else kept.movedim(0, axis)
     return protected
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor, nn
 
+from isogrid.core.modules import unchanged
 from isogrid.core.random import isolated
 from isogrid.core.registry import Registry
+from isogrid.sparsity.layers import effective_weights
 
 Batch = tuple[Tensor, Tensor]
 """Samples to score on: x [N, *S], y [N]."""
@@ -37,29 +38,20 @@ class Criterion(ABC):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Magnitude(Criterion):
-    """|w| (Han et al. 2015)."""
+    """|w| (Han et al. 2015); under weight_norm or spectral_norm of the normalised weight."""
 
     name: ClassVar[str] = "magnitude"
 
     def score(self, model: nn.Module, batch: Batch, loss: Loss) -> dict[str, Tensor]:
-        return {name: weight.detach().abs() for name, weight in model.named_parameters()}
+        return {name: weight.abs() for name, weight in effective_weights(model).items()}
 
 
 def scores_of(
     criterion: Criterion, model: nn.Module, batch: Batch, loss: Loss, *, seed: int, purpose: tuple[object, ...]
 ) -> dict[str, Tensor]:
     """The criterion's scores; the model (buffers, modes) and the global random state, which is (seed, "score", purpose) meanwhile, stay."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with isolated(seed, "score", *purpose):
-            return criterion.score(model, batch, loss)
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-        for module, training in modes:
-            module.training = training
+    with unchanged(model), isolated(seed, "score", *purpose):
+        return criterion.score(model, batch, loss)
 
 
 CRITERIA: Registry[Criterion] = Registry("criterion", Criterion, Magnitude)

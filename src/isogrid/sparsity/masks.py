@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, save_tensors
-
-PRUNABLE_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that sparsity is counted over: of linear and convolutional layers, in module order, shared ones once.
-
-    Biases and normalisation parameters are not pruned.
-
-    >>> sorted(prunable(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))))
-    ['0.weight']
-    """
-    found: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE_LAYERS) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            found[f"{name}.weight" if name else "weight"] = cast(nn.Parameter, module.weight)
-    return found
+from isogrid.sparsity.layers import named_weights, prunable
 
 
 @final
@@ -61,14 +43,16 @@ class Masks(Mapping[str, Tensor]):
         return len(self.tensors)
 
     @classmethod
-    def dense(cls, model: nn.Module) -> Masks:
-        """Every prunable weight alive."""
-        return cls({name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in prunable(model).items()})
+    def dense(cls, model: nn.Module, *, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Masks:
+        """Every prunable weight alive; patterns as in `prunable`."""
+        weights = prunable(model, include=include, exclude=exclude)
+        return cls({name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in weights.items()})
 
     @classmethod
-    def of_zeros(cls, model: nn.Module) -> Masks:
-        """The masks that a pruned model's own zeros describe: alive where the weight is not exactly zero."""
-        return cls({name: (weight.detach() != 0).contiguous() for name, weight in prunable(model).items()})
+    def of_zeros(cls, model: nn.Module, *, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> Masks:
+        """The masks that a pruned model's own zeros describe: alive where the weight is not exactly zero; patterns as in `prunable`."""
+        weights = prunable(model, include=include, exclude=exclude)
+        return cls({name: (weight.detach() != 0).contiguous() for name, weight in weights.items()})
 
     @property
     def kept(self) -> int:
@@ -96,7 +80,7 @@ class Masks(Mapping[str, Tensor]):
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError unless every mask has a parameter of its name and shape."""
-        parameters = dict(model.named_parameters())
+        parameters = named_weights(model)
         for name, mask in self.tensors.items():
             if name not in parameters:
                 raise InputError("masks", name, f"a parameter of the model: {', '.join(parameters)}")
@@ -107,14 +91,14 @@ class Masks(Mapping[str, Tensor]):
     def apply(self, model: nn.Module) -> None:
         """Set every dead weight of `model` to exactly +0."""
         self.check(model)
-        parameters = dict(model.named_parameters())
+        parameters = named_weights(model)
         for name, mask in self.tensors.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
 
     def on(self, model: nn.Module) -> Masks:
         """The same masks on the devices of the model's parameters and in their order, which storage does not keep."""
         self.check(model)
-        return Masks({name: self.tensors[name].to(p.device) for name, p in model.named_parameters() if name in self.tensors})
+        return Masks({name: self.tensors[name].to(p.device) for name, p in named_weights(model).items() if name in self.tensors})
 
     def save(self, path: Path) -> None:
         """Store as safetensors."""

@@ -13,6 +13,7 @@ from isogrid.core.registry import Config
 from isogrid.sparsity.allocation import ALLOCATIONS, survivors
 from isogrid.sparsity.criteria import CRITERIA, Batch, Loss, Magnitude, scores_of
 from isogrid.sparsity.masks import Masks
+from isogrid.sparsity.paths import row_axes
 from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training
 
 
@@ -45,21 +46,22 @@ class Progressive(Pruner):
 
     def begin(self, training: Training) -> Dynamics:
         scores = training.score(CRITERIA.make(self.criterion))
-        return Static(training.model, self._round(scores, training.masks))
+        return Static(training.model, self._round(scores, training.masks, training.survivors(scores)))
 
     def prune(self, model: nn.Module, masks: Masks, *, batch: Batch | None = None, loss: Loss | None = None) -> Masks:
         """The masks after one round, for a loop of your own; `model` is not changed.
 
-        `batch`, `loss`: what the criterion scores on; magnitude needs neither. Raises InputError where another criterion lacks them.
+        `batch`, `loss`: what the criterion scores on; magnitude needs neither. Without a batch the output layer is looked for in the
+        model's code (`row_axes`). Raises InputError where another criterion lacks them.
         """
         if self.criterion != Magnitude.name and (batch is None or loss is None):
             raise InputError("batch, loss", None, f"samples (x, y) and a loss(model, x, y), which the criterion {self.criterion} scores on")
-        nothing = Tensor(), Tensor()
-        criterion = CRITERIA.make(self.criterion)
-        return self._round(scores_of(criterion, model, batch or nothing, loss or _no_loss, seed=0, purpose=()), masks)
+        criterion, nothing = CRITERIA.make(self.criterion), (Tensor(), Tensor())
+        scores = scores_of(criterion, model, batch or nothing, loss or _no_loss, seed=0, purpose=())
+        return self._round(scores, masks, survivors(scores, masks, row_axes(model, None if batch is None else batch[0])))
 
-    def _round(self, scores: Mapping[str, Tensor], masks: Masks) -> Masks:
-        return ALLOCATIONS.make(self.allocation).remove(scores, masks, survivors(scores, masks), self.rate)
+    def _round(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor]) -> Masks:
+        return ALLOCATIONS.make(self.allocation).remove(scores, masks, protected, self.rate)
 
 
 def _no_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

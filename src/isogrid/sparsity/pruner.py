@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isogrid.core.random import generator
+from isogrid.sparsity.allocation import survivors
 from isogrid.sparsity.criteria import Batch, Criterion, Loss, scores_of
+from isogrid.sparsity.layers import named_weights
 from isogrid.sparsity.masks import Masks
+from isogrid.sparsity.paths import row_axes
 
 
 @final
@@ -49,6 +52,10 @@ class Training:
     def score(self, criterion: Criterion) -> dict[str, Tensor]:
         """The criterion's scores; the model (its buffers and modes) and the global random state are as before."""
         return scores_of(criterion, self.model, self.batch, self.loss, seed=self.seed, purpose=self.purpose)
+
+    def survivors(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Per weight whether it must stay, whatever goes: see `allocation.survivors`."""
+        return survivors(scores, self.masks, row_axes(self.model, self.batch[0]))
 
 
 class Dynamics:
@@ -104,7 +111,7 @@ class Static(Dynamics):
     def __init__(self, model: nn.Module, masks: Masks) -> None:
         masks.apply(model)
         self.masks = masks
-        parameters = dict(model.named_parameters())
+        parameters = named_weights(model)
         pruned = [(parameters[name], mask) for name, mask in masks.items() if not bool(mask.all())]
         self._weights: list[Tensor] = [weight for weight, _ in pruned]
         # in the weights' own order in memory: one pass over both
@@ -122,7 +129,7 @@ def forget(optimizer: Optimizer, model: nn.Module, before: Masks, after: Masks) 
     For any torch optimizer: every tensor of the parameter's shape in its state. Counts of steps stay: Adam's bias correction treats a
     newborn weight as an old one. Pitfall that it avoids: a weight that comes back moves by the momentum that it had when it died.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_weights(model)
     for name, mask in after.items():
         parameter = parameters[name]
         changed = (mask != before[name]).to(parameter.device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.core.files import load_tensors, save_tensors
-from isogrid.sparsity import Masks, Pruner, prunable
+from isogrid.sparsity import Masks, Pruner, prunable, row_axes
 from isogrid.testing.law import Law, check, demand, laws
 from isogrid.testing.pruner_bench import NO_STEPS, SHORT, Parent, Read, Watched, bits, differences, levels, models, train
 from isogrid.training import OptimizerConfig
@@ -48,13 +48,15 @@ def _dead_are_zero(pruner: Pruner) -> None:
         for model in models():
             watched = Watched(inner=pruner)
 
-            def look(*_: object, title: str = title, model: nn.Module = model, watched: Watched = watched) -> None:
-                revived = _revived(model, watched.masks) if watched.begun else []
-                demand(not revived, f"with {title}, dead weights of {revived} are not zero in a forward pass or after a step")
+            seen: set[str] = set()
+
+            def look(*_: object, model: nn.Module = model, watched: Watched = watched, seen: set[str] = seen) -> None:
+                seen.update(_revived(model, watched.masks) if watched.begun else [])
 
             handle = model.register_forward_pre_hook(look)
             log = train(watched, model, config=dataclasses.replace(SHORT, optimizer=optimizer), on_epoch=look)
             handle.remove()
+            demand(not seen, f"with {title}, dead weights of {sorted(seen)} are not zero in a forward pass or after a step")
             revived = _revived(model, log.masks)
             demand(not revived, f"with {title}, dead weights of {revived} are not zero in what is stored")
 
@@ -109,9 +111,9 @@ def _keeps_classes(pruner: Pruner) -> None:
         *_, log = levels(pruner, model, _ROUNDS, NO_STEPS)
         empty = [name for name, mask in log.masks.items() if not bool(mask.any())]
         demand(not empty, f"{empty} have no weight left")
-        last = log.masks[list(prunable(model))[-1]]
-        lost = torch.nonzero(~last.flatten(1).any(1)).flatten().tolist()
-        demand(not lost, f"the classes {lost} have no weight left in the last layer")
+        for name, axis in row_axes(model).items():
+            lost = torch.nonzero(~log.masks[name].movedim(axis, 0).flatten(1).any(1)).flatten().tolist()
+            demand(not lost, f"the classes {lost} have no weight left in {name}")
 
 
 def _leaves_alone(pruner: Pruner) -> None:

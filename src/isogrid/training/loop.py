@@ -16,8 +16,10 @@ from isogrid.core.errors import ModelError
 from isogrid.core.random import Streams, derive, generator, isolated, seed_global
 from isogrid.sparsity import Dynamics, Masks, Pruner, Static, Training
 from isogrid.training.config import SCHEDULES, FitConfig
+from isogrid.training.layout import channels_last
 from isogrid.training.objectives import OBJECTIVES
 from isogrid.training.penalties import PENALTIES
+from isogrid.training.prepare import as_logits, check_arguments, initialise_lazy, layer_named
 
 SCORING = 512
 """How many training samples, at most, a pruner's criterion sees."""
@@ -55,16 +57,26 @@ def fit(
     Without a pruner the masks stay as given (None: everything alive); with one, `masks` and `state` are what the parent level finished
     with. Epoch e visits the samples in the order of (seed, "shuffle", purpose, e); what the model itself draws (dropout) comes from
     (seed, "training", purpose, e), and the global random state is left as it was. 4-D inputs and their convolutions run in
-    channels_last. `on_epoch(epoch, mean loss)` reports progress. Leaves the model in eval mode.
+    channels_last where the model can. `on_epoch(epoch, mean loss)` reports progress. Leaves the model in eval mode.
 
-    Raises ModelError where the loss stops being finite.
+    Layers that are lazy get their weights first; a model with one output z is trained on the logits (0, z); a last batch of one
+    sample joins the one before it where the model normalises over batches.
+
+    Raises InputError for unusable arguments; ModelError, naming the layer, where the model raises, gives no logits or has nothing to train,
+    and where the loss stops being finite.
     """
     started = time.process_time()
-    if x.dim() == 4:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = config.optimizer.build([p for p in model.parameters() if p.requires_grad])
+    check_arguments(model, x, y, config, seed, pruner, masks)
+    y = y.long()
+    initialise_lazy(model, x, seed, *purpose)
+    classifier = as_logits(model, x, y)
+    channels_last(model, x)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ModelError("model: no parameter requires gradients: there is nothing to train")
+    optimizer = config.optimizer.build(trained)
     model.train()
-    with isolated(seed, "training", *purpose), _loss(config, model) as loss:
+    with isolated(seed, "training", *purpose), _loss(config, model, classifier) as loss:
         parent = Masks.dense(model) if masks is None else masks.on(model)
         if pruner is None:
             dynamics: Dynamics = Static(model, parent)
@@ -81,15 +93,17 @@ def fit(
 
 
 @contextlib.contextmanager
-def _loss(config: FitConfig, model: nn.Module) -> Iterator[StepLoss]:
-    """The objective's loss, and the penalty where there is one."""
+def _loss(config: FitConfig, model: nn.Module, classifier: nn.Module) -> Iterator[StepLoss]:
+    """The objective's loss on the logits, and the penalty where there is one."""
     objective = OBJECTIVES.make(config.objective)
-    if config.penalty is None:
-        yield objective.loss
-        return
-    penalty = PENALTIES.make(config.penalty)
-    with penalty.on(model) as extra:
-        yield lambda model, x, y, streams: objective.loss(model, x, y, streams) + penalty.weight * extra()
+    penalty = None if config.penalty is None else PENALTIES.make(config.penalty)
+    with contextlib.nullcontext() if penalty is None else penalty.on(model) as extra:
+
+        def loss(given: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
+            value = objective.loss(classifier if given is model else given, x, y, streams)
+            return value if penalty is None or extra is None else value + penalty.weight * extra()
+
+        yield loss
 
 
 def _training(
@@ -115,7 +129,7 @@ def _training(
         masks=masks,
         state=state,
         optimizer=optimizer,
-        steps=config.epochs * math.ceil(len(y) / config.batch_size),
+        steps=config.epochs * len(_sizes(model, len(y), config.batch_size)),
         batch=(x.index_select(0, rows), y.index_select(0, rows)),
         loss=scored,
         seed=seed,
@@ -137,22 +151,24 @@ def _epochs(
 ) -> list[float]:
     """The steps; returns the mean loss per epoch."""
     before_forward, after_backward, after_step = (_hook(dynamics, name) for name in ("before_forward", "after_backward", "after_step"))
-    rate_at, steps = SCHEDULES[config.schedule], math.ceil(len(y) / config.batch_size)
+    rate_at, sizes = SCHEDULES[config.schedule], _sizes(model, len(y), config.batch_size)
+    steps = len(sizes)
     total = max(1, steps * config.epochs - 1)
     losses: list[float] = []
     for epoch in range(config.epochs):
         seed_global(seed, "training", *purpose, epoch)
         order = torch.randperm(len(y), generator=generator(seed, "shuffle", *purpose, epoch)).to(x.device)
         running = torch.zeros((), device=x.device)
-        for step, rows in enumerate(torch.split(order, config.batch_size), epoch * steps):
+        for step, rows in enumerate(torch.split(order, sizes), epoch * steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.optimizer.lr * rate_at(step / total)
             if before_forward is not None:
                 before_forward(step)
             optimizer.zero_grad(set_to_none=True)
             streams = Streams(seed=derive(seed, "objective", *purpose, step), ids=rows)
-            loss = loss_of(model, x.index_select(0, rows), y.index_select(0, rows), streams)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with layer_named(model, "a training step"):
+                loss = loss_of(model, x.index_select(0, rows), y.index_select(0, rows), streams)
+                loss.backward()  # type: ignore[no-untyped-call]
             if after_backward is not None:
                 after_backward(step)
             optimizer.step()
@@ -175,3 +191,11 @@ def _hook(dynamics: Dynamics, name: str) -> Callable[[int], None] | None:
     """The hook where the dynamics has one of its own: a step pays for no other."""
     found: Callable[[int], None] = getattr(dynamics, name)
     return None if getattr(type(dynamics), name) is getattr(Dynamics, name) else found
+
+
+def _sizes(model: nn.Module, n: int, size: int) -> list[int]:
+    """The sizes of an epoch's batches; a rest of one sample joins the last batch where that sample alone cannot be normalised."""
+    sizes = [size] * (n // size) + ([n % size] if n % size else [])
+    if len(sizes) > 1 and sizes[-1] == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        sizes[-2:] = [size + 1]
+    return sizes
