@@ -1,4 +1,4 @@
-"""What is done to a module and undone again. Not here: anything that knows what the module is for."""
+"""Modules as they are: left unchanged, given their first weights. Not here: anything that knows what a module is for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 
 @contextlib.contextmanager
@@ -22,3 +23,17 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def initialise_lazy(model: nn.Module, x: Tensor) -> None:
+    """Pass two samples of `x` [N, *S] through a model with layers that take their shape from the first sample (nn.LazyLinear and its kind).
+
+    They draw their weights from the global generator. The model's mode stays.
+    """
+    if any(isinstance(module, LazyModuleMixin) and module.has_uninitialized_params() for module in model.modules()):
+        training = model.training
+        try:
+            with torch.no_grad():
+                model.eval()(x[:2])
+        finally:
+            model.train(training)

@@ -21,6 +21,7 @@ from isogrid.study.rehearsal import rehearse
 from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
 from isogrid.theory import linear_weights
 from isogrid.training import FitConfig
+from isogrid.training.layout import channels_last
 from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.evidence import GIVEN
 
@@ -53,8 +54,7 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
     split = data.load()
     architecture = Architecture.of(model.name)
     network = architecture.build(split.train.shape, split.train.classes, 0)
-    if len(split.train.shape) == 3:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(network, split.train.x)
     if not prunable(network):
         raise InputError("model", model.name, "a network with at least one linear or convolutional layer to prune")
     if model.weights is not None and model.checkpoints:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isogrid.core.errors import ModelError
+from isogrid.core.modules import initialise_lazy
 from isogrid.core.random import Streams, derive, generator, isolated, seed_global
 from isogrid.sparsity import Dynamics, Masks, Pruner, Static, Training
 from isogrid.training.config import SCHEDULES, FitConfig
 from isogrid.training.layout import channels_last
 from isogrid.training.objectives import OBJECTIVES
 from isogrid.training.penalties import PENALTIES
-from isogrid.training.prepare import as_logits, check_arguments, initialise_lazy, layer_named
+from isogrid.training.prepare import as_logits, check_arguments, layer_named
 
 SCORING = 512
 """How many training samples, at most, a pruner's criterion sees."""
@@ -68,7 +69,8 @@ def fit(
     started = time.process_time()
     check_arguments(model, x, y, config, seed, pruner, masks)
     y = y.long()
-    initialise_lazy(model, x, seed, *purpose)
+    with isolated(seed, "init", *purpose), layer_named(model, "a first pass"):
+        initialise_lazy(model, x)
     classifier = as_logits(model, x, y)
     channels_last(model, x)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -8,7 +8,6 @@ from numbers import Integral
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from isogrid.attacks.driver.base import as_classifier, check_samples
 from isogrid.core.errors import InputError, IsogridError, ModelError
@@ -42,15 +41,6 @@ def check_arguments(model: object, x: object, y: object, config: object, seed: o
     for name, tensor in (("x", x), ("y", y)):
         if tensor.device != device:
             raise InputError(name, f"a tensor on {tensor.device}", f"one on {device}, where the model is")
-
-
-def initialise_lazy(model: nn.Module, x: Tensor, seed: int, *purpose: object) -> None:
-    """Give layers that take their shape from the first sample (nn.LazyLinear and its kind) weights, drawn from (seed, "init", purpose)."""
-    if any(isinstance(module, LazyModuleMixin) and module.has_uninitialized_params() for module in model.modules()):
-        with isolated(seed, "init", *purpose), torch.no_grad(), layer_named(model, "a first pass"):
-            training = model.training
-            model.eval()(x[:2])
-            model.train(training)
 
 
 def as_logits(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:

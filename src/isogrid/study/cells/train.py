@@ -20,7 +20,7 @@ from isogrid.attacks.records import to_numpy
 from isogrid.audit.model import clean_passes
 from isogrid.audit.records import CleanRecord
 from isogrid.core.errors import InputError
-from isogrid.core.random import derive
+from isogrid.core.random import derive, generator
 from isogrid.core.registry import sources_of
 from isogrid.data import Samples
 from isogrid.metrics.robustness import class_accuracy
@@ -29,6 +29,7 @@ from isogrid.study.cells.base import BESIDE, Cell, Result, Row
 from isogrid.study.cells.data import Data
 from isogrid.study.store import Entry, Store
 from isogrid.training import FitConfig, fit
+from isogrid.training.layout import channels_last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +112,10 @@ class Train(Cell):
         return [self.pruner, *(() if self.fit is None else (self.fit.objective, self.fit.penalty))]
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """The network before any training, in channels_last where it sees images."""
-        network = self.model.build(shape, classes, derive(self.seed, "init"))
-        if len(shape) == 3:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.to(self.device)
+        """The network before any training, in channels_last where it sees images and can."""
+        network = self.model.build(shape, classes, derive(self.seed, "init")).to(self.device)
+        channels_last(network, torch.rand((2, *shape), generator=generator(0, "layout")).to(self.device))
+        return network
 
     def restore(self, store: Store) -> nn.Module:
         """The network as it was stored, in eval mode; its samples need not be there any more."""
