@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 
 @contextlib.contextmanager
@@ -28,12 +28,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 def initialise_lazy(model: nn.Module, x: Tensor) -> None:
     """Pass two samples of `x` [N, *S] through a model with layers that take their shape from the first sample (nn.LazyLinear and its kind).
 
-    They draw their weights from the global generator. The model's mode stays.
+    They draw their weights from the global generator. Modes stay.
     """
-    if any(isinstance(module, LazyModuleMixin) and module.has_uninitialized_params() for module in model.modules()):
-        training = model.training
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        modes = [(module, module.training) for module in model.modules()]
         try:
             with torch.no_grad():
                 model.eval()(x[:2])
         finally:
-            model.train(training)
+            for module, training in modes:
+                module.training = training

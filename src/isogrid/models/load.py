@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from isogrid.core import targets
 from isogrid.core.errors import InputError, one_of
+from isogrid.core.modules import initialise_lazy
 from isogrid.core.numbers import whole
 from isogrid.core.random import isolated, seed_global
 from isogrid.core.targets import load_target
@@ -129,15 +130,10 @@ def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) ->
 
 def _fill(name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
     """Give lazy layers their sizes and weights, by one forward pass; raises InputError where a tensor stays without memory."""
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            with torch.no_grad():
-                model.eval()(torch.zeros(2, *shape))
-        except Exception as error:
-            raise InputError("model", name, f"lazy layers that take samples of shape {shape} ({type(error).__name__}: {error})") from error
-        for module, training in modes:
-            module.training = training
+    try:
+        initialise_lazy(model, torch.zeros(2, *shape))
+    except Exception as error:
+        raise InputError("model", name, f"lazy layers that take samples of shape {shape} ({type(error).__name__}: {error})") from error
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:
             raise InputError(
