@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from isogrid.attacks import (
     Noise,
     Square,
     Wrapped,
+    config_of,
 )
 from isogrid.attacks.driver.parameters import departures
 from isogrid.attacks.naming import attack_id
@@ -86,3 +89,44 @@ def test_what_an_id_may_show_is_off_by_default_and_told_apart(cls: type[Attack])
     assert departures(cls()) == []
     assert len(set(words)) == len(words)
     assert all(word.isalpha() for word in words)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.array, torch.tensor, lambda v: torch.tensor(v, dtype=torch.float64)])
+@pytest.mark.parametrize("cls", [FGS, PGD, APGDT, Square, Noise, AutoAttack])
+def test_numbers_of_numpy_and_torch_are_pythons_own(cls: type[Attack], kind) -> None:
+    for eps in (0.1, 8 / 255, 0.0):
+        assert cls(eps=kind(eps)).eps == pytest.approx(eps, rel=1e-7)
+        assert type(cls(eps=kind(eps)).eps) is float
+    assert attack_id(cls(eps=kind(0.1))) == attack_id(cls(eps=0.1))
+    assert cls(eps=kind(0.1)) == cls(eps=0.1)
+    assert json.dumps(config_of(cls(eps=kind(0.1)))) == json.dumps(config_of(cls(eps=0.1)))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.array, torch.tensor])
+def test_counts_of_numpy_and_torch_are_pythons_own(kind) -> None:
+    assert DDN(steps=kind(7)) == DDN(steps=7)
+    assert type(DDN(steps=kind(7)).steps) is int
+    for wrong in (np.float64(7), torch.tensor(7.0), np.bool_(True), np.array([7]), torch.zeros(2, dtype=torch.int64)):
+        with pytest.raises(InputError, match=r"^steps: got "):
+            DDN(steps=wrong)
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_the_default_type_of_tensors_decides_nothing(name: str) -> None:
+    """Another default than float32, as scientific code sets it, changes no outcome on a float32 model and samples."""
+    model = network()
+    x, y = samples(model, n=6)
+    attack = ATTACKS[name]()
+    effort = {one: 3 for one in ("steps", "queries", "targets", "searches") if hasattr(attack, one)}
+    attack = dataclasses.replace(attack, **effort)
+    expected = attack(model, x, y)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = attack(model, x, y)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one in dataclasses.fields(expected):
+        values = getattr(expected, one.name), getattr(found, one.name)
+        if isinstance(values[0], torch.Tensor):
+            assert values[0].dtype is values[1].dtype, one.name
+            assert torch.equal(*values), one.name

@@ -56,7 +56,9 @@ def make(config: Mapping[str, Any]) -> Attack:
     >>> make({"name": "fgs", "eps": 0.1})
     FGS(domain='box', eps=0.1)
     """
-    values = {key: _parts(value) for key, value in config.items()}
+    if not isinstance(config, Mapping):
+        raise InputError("attack", config, "a name and parameters, as {'name': 'fgs', 'eps': 0.1}")
+    values = {str(key): _parts(value) for key, value in config.items()}
     name = values.pop("name", None)
     known = ATTACKS | COMPOSED
     if name not in known:

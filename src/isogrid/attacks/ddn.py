@@ -85,6 +85,6 @@ class DDN(MinimumNorm):
 
     def _radius(self, seen: Verdicts) -> Tensor:
         if not self.converge:
-            return seen.radius * torch.where(seen.adversarial, 1 - self.gamma, 1 + self.gamma)
+            return torch.where(seen.adversarial, seen.radius * (1 - self.gamma), seen.radius * (1 + self.gamma))
         outside = seen.radius * (1 + torch.where(seen.found, seen.gamma, seen.growth))
         return torch.where(seen.adversarial, torch.minimum(seen.radius, seen.best) * (1 - seen.shrinkage), outside)

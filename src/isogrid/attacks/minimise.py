@@ -121,4 +121,6 @@ def _pull_back(problem: Problem, x_adv: Tensor) -> Tensor:
 
 def minimise(attack: Attack, *, searches: int = 15, tolerance: float = 1e-3) -> Minimise:
     """`attack` as a minimum-norm attack. See `Minimise`."""
+    if not isinstance(attack, Attack):
+        raise InputError("attack", attack, "an attack with a fixed budget, such as PGD(eps=0.1)")
     return Minimise(attack=attack, searches=searches, tolerance=tolerance, domain=attack.domain)

@@ -94,6 +94,10 @@ def transfer_matrix(
     >>> transfer_matrix([one, other], FGS(eps=0.2), torch.tensor([[0.6, 0.4]]), torch.tensor([0])).tolist()
     [[0.0, 1.0], [0.0, 1.0]]
     """
+    if not isinstance(models, list | tuple) or not models:
+        raise InputError("models", models, "one model or more, in a list")
+    if not isinstance(attack, Attack):
+        raise InputError("attack", attack, "an attack, such as FGS(eps=0.1)")
     accuracy = torch.zeros(len(models), len(models), dtype=torch.float64)
     for s, source in enumerate(models):
         x_adv = exhaustive(attack)(source, x, y, seed=seed, box=box).x_adv

@@ -23,12 +23,16 @@ class InputError(IsogridError, ValueError):
     def __init__(self, field: str, value: object, accepted: str) -> None:
         self.field, self.value, self.accepted = field, value, accepted
         shown = value if isinstance(value, str) else repr(value)
-        shown = " ".join(str(shown).split())
-        shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        super().__init__(f"{field}: got {shown}; accepted: {' '.join(accepted.split())}")
+        super().__init__(f"{_line(field, 200)}: got {_line(shown, 120)}; accepted: {_line(accepted, 800)}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.accepted)
+
+
+def _line(text: object, most: int) -> str:
+    """One line of `most` characters at most."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 class ModelError(IsogridError):

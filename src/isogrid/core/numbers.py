@@ -45,6 +45,16 @@ def whole(value: object) -> int | None:
         return None
 
 
+SLACK = 1e-6
+"""The share of a box's larger end by which a value may lie outside: 8 units in the last place of float32."""
+
+
+def beside(low: float, high: float, box: tuple[float, float]) -> bool:
+    """Whether values from `low` to `high` leave the box by more than rounding, which is SLACK of its larger end."""
+    slack = SLACK * max(map(abs, box))
+    return low < box[0] - slack or high > box[1] + slack
+
+
 def limits(value: Any, field: str = "box") -> tuple[float, float]:
     """(low, high) of a box of inputs, from any two finite real numbers with low < high; raises InputError that names `field`."""
     try:

@@ -62,7 +62,7 @@ def source_digest(target: str) -> str:
 
     Pitfall: installed libraries are not looked at, nor what is imported under a name that only running the code gives, nor data files.
     """
-    source = find_source(target.rpartition(":")[0])
+    source = find_source(target.rpartition(":")[0]) if isinstance(target, str) else None
     return "" if source is None else source.digest()
 
 

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from isogrid.core.errors import InputError
-from isogrid.core.numbers import limits, whole
-
-SLACK = 1e-6
-"""The share of a box's larger end by which a value may lie outside: 8 units in the last place of float32."""
+from isogrid.core.numbers import beside, limits, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +19,9 @@ class Samples:
     """Labelled inputs of a classifier.
 
     `x` float32 [N, *S], every value inside `box` = (low, high); `y` int64 [N] in 0 .. classes - 1; N >= 1. Values that lie outside by
-    less than SLACK of the box's larger end are rounding errors (of a min-max scaler, say) and are put onto its edge. Raises InputError,
-    naming the field, where that does not hold. Read through `batch`, not through `x`, wherever a part is enough: data larger than memory
-    fits behind the same call.
+    less than `core.numbers.SLACK` of the box's larger end are rounding errors (of a min-max scaler, say) and are put onto its edge.
+    Raises InputError, naming the field, where that does not hold. Read through `batch`, not through `x`, wherever a part is enough:
+    data larger than memory fits behind the same call.
 
     >>> s = Samples(x=torch.zeros(2, 3), y=torch.tensor([0, 1]), classes=2)
     >>> s.n, s.shape, s.take(torch.tensor([1])).y.tolist()
@@ -110,8 +107,7 @@ def _inside(x: Tensor, low: float, high: float) -> Tensor:
     least, most = (float(v) for v in x.aminmax())
     if not (math.isfinite(least) and math.isfinite(most)):
         raise InputError("x", "NaN or infinite values", "finite values")
-    slack = SLACK * max(abs(low), abs(high))
-    if least < low - slack or most > high + slack:
+    if beside(least, most, (low, high)):
         accepted = f"values in [{low:g}, {high:g}], or a `box` = (low, high) of their own"
         raise InputError("x", f"values in [{least:.9g}, {most:.9g}]", accepted)
     return x.clamp(low, high) if least < low or most > high else x

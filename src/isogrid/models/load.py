@@ -43,7 +43,10 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
     if not isinstance(name, str):
         raise InputError("model", name, "the name of a built-in model or a factory, file.py:factory")
     if name in zoo.MODELS:
-        return zoo.build(name, shape, count, start)
+        try:
+            return zoo.build(name, shape, count, start)
+        except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # sizes that no memory holds
+            raise InputError("model", f"{name} for {shape} and {count} classes", f"sizes that fit the memory ({error})") from None
     if Path(name).suffix in SUFFIXES:
         raise InputError("model", name, "a built-in model or a factory: an exported program has no layers to train or prune")
     if ":" not in name:
@@ -96,7 +99,7 @@ def source_digest(name: str) -> str:
 
     "" for built-in ones, whose definition goes with the schema number.
     """
-    if name in zoo.MODELS:
+    if not isinstance(name, str) or name in zoo.MODELS:
         return ""
     if Path(name).suffix in SUFFIXES:
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] if Path(name).is_file() else ""

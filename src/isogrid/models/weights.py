@@ -35,6 +35,8 @@ def load_weights(model: nn.Module, path: str | Path, field: str = "weights") -> 
     The model is changed only where everything fits.
     """
     path = user_path(path, field, "the path of a file of weights")
+    if not isinstance(model, nn.Module):
+        raise InputError("model", model, "a torch.nn.Module")
     wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     tables = read_tables(path, field)
     matches = {key: _match(table, wanted) for key, table in tables.items()}

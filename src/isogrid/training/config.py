@@ -47,8 +47,8 @@ class EarlyStop:
     min_delta: float = 1e-4
 
     def __post_init__(self) -> None:
-        require_whole("early_stop.patience", self.patience)
-        require_number("early_stop.min_delta", self.min_delta, 0)
+        object.__setattr__(self, "patience", require_whole("early_stop.patience", self.patience))
+        object.__setattr__(self, "min_delta", require_number("early_stop.min_delta", self.min_delta, 0))
 
     def reached(self, losses: list[float]) -> bool:
         """Whether the mean losses per epoch so far end the training."""
@@ -73,9 +73,9 @@ class FitConfig:
     early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
-        require_whole("epochs", self.epochs, 0)
-        require_whole("batch_size", self.batch_size)
-        if self.schedule not in SCHEDULES:
+        object.__setattr__(self, "epochs", require_whole("epochs", self.epochs, 0))
+        object.__setattr__(self, "batch_size", require_whole("batch_size", self.batch_size))
+        if not isinstance(self.schedule, str) or self.schedule not in SCHEDULES:
             raise one_of("schedule", str(self.schedule), SCHEDULES)
         object.__setattr__(self, "objective", OBJECTIVES.plain(self.objective))
         if self.penalty is not None:

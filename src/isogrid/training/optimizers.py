@@ -84,12 +84,12 @@ class OptimizerConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in ("sgd", "adam", "adamw"):
-            raise one_of("optimizer", self.name, ("sgd", "adam", "adamw"))
-        require_number("optimizer.lr", self.lr, 0, low_open=True)
-        require_number("optimizer.momentum", self.momentum, 0, 1)
-        require_number("optimizer.weight_decay", self.weight_decay, 0)
-        if self.nesterov not in (True, False) or (self.nesterov and self.momentum == 0):
+        if not isinstance(self.name, str) or self.name not in ("sgd", "adam", "adamw"):
+            raise one_of("optimizer", str(self.name), ("sgd", "adam", "adamw"))
+        object.__setattr__(self, "lr", require_number("optimizer.lr", self.lr, 0, low_open=True))
+        object.__setattr__(self, "momentum", require_number("optimizer.momentum", self.momentum, 0, 1))
+        object.__setattr__(self, "weight_decay", require_number("optimizer.weight_decay", self.weight_decay, 0))
+        if not isinstance(self.nesterov, bool) or (self.nesterov and self.momentum == 0):
             raise InputError("optimizer.nesterov", self.nesterov, "true or false; false where momentum is 0")
 
     def build(self, parameters: list[nn.Parameter]) -> Optimizer:

@@ -26,7 +26,7 @@ class Penalty(ABC):
     weight: float
 
     def __post_init__(self) -> None:
-        require_number("penalty.weight", self.weight, 0)
+        object.__setattr__(self, "weight", require_number("penalty.weight", self.weight, 0))
 
     @abstractmethod
     def on(self, model: nn.Module) -> AbstractContextManager[Callable[[], Tensor]]:

@@ -22,8 +22,10 @@ from isogrid.attacks.driver.problem import Counts, Domain, Loss, Model, Problem,
 from isogrid.attacks.driver.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
 from isogrid.core.errors import InputError
 from isogrid.core.norms import Norm, rows as per_row
+from isogrid.core.numbers import whole
 from isogrid.core.random import Streams
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NUDGES = (1e-5, 1e-4, 1e-3)
 """A minimum-norm candidate that the verifying pass finds on the wrong side by rounding is lengthened by these shares in turn."""
 
@@ -183,17 +185,20 @@ class Attack(ABC):
         if subject.closed:
             raise RuntimeError("the subject was prepared in a `with` block that has ended: its model is no longer frozen")
         everything = rows is None
+        given = whole(seed)
+        if given is None:
+            raise InputError("seed", seed, "an integer")
         if self.budget is not None and self.budget > torch.finfo(subject.x.dtype).max:
             raise InputError("eps", self.budget, f"a number that {subject.x.dtype} can hold")
         _check_per_row(len(subject.y) if rows is None else len(rows), subject, ids, start, budget)
         rows = torch.arange(len(subject.y), device=subject.x.device) if rows is None else rows
-        ids = rows.cpu() if ids is None else ids.cpu()
+        ids = (rows if ids is None else ids).cpu().long()
         size = subject.room(self.state_copies)
         parts = []
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
-            extra = None if start is None else start[part], None if budget is None else budget[part]
-            streams = Streams(seed=seed, ids=ids[part].to(subject.x.device))
+            extra = tuple(None if one is None else one[part].to(subject.x.dtype) for one in (start, budget))
+            streams = Streams(seed=given, ids=ids[part].to(subject.x.device))
             parts.append(self._attack_batch(subject, part if everything else rows[part], streams, *extra))
             if on_batch is not None:
                 on_batch(min(first + size, len(rows)))
@@ -298,9 +303,14 @@ def _join(parts: list[AttackOutcome]) -> AttackOutcome:
 def _check_per_row(n: int, subject: Subject, ids: Tensor | None, start: Tensor | None, budget: Tensor | None) -> None:
     """Raise InputError unless ids [n] are integers, start [n, *S] is finite, budget [n] finite and >= 0."""
     shape = subject.x.shape[1:]
-    if ids is not None and (ids.shape != (n,) or ids.is_floating_point()):
+    for name, value in (("ids", ids), ("start", start), ("budget", budget)):
+        if value is not None and (not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta):
+            raise InputError(name, f"a {type(value).__name__}", "a tensor of one row per sample, or None")
+        if value is not None and name != "ids" and value.device != subject.x.device:
+            raise InputError(name, f"a tensor on {value.device}", f"a tensor on {subject.x.device}, as x is")
+    if ids is not None and (ids.shape != (n,) or ids.dtype not in INTEGERS):
         raise InputError("ids", f"{ids.dtype} of shape {tuple(ids.shape)}", f"one integer per sample, shape ({n},)")
-    if start is not None and (start.shape != (n, *shape) or not bool(torch.isfinite(start).all())):
+    if start is not None and (start.shape != (n, *shape) or not start.is_floating_point() or not bool(torch.isfinite(start).all())):
         raise InputError("start", f"{start.dtype} of shape {tuple(start.shape)}", f"finite points of shape {(n, *shape)}")
     if budget is not None:
         if budget.shape != (n,) or not budget.is_floating_point():

@@ -13,9 +13,11 @@ from collections.abc import Callable, Collection
 from dataclasses import field, fields
 from typing import Any
 
+from isogrid.core import numbers as plain
 from isogrid.core.errors import InputError, one_of
 
-Check = Callable[[str, Any], None]
+Check = Callable[[str, Any], Any]
+"""From a parameter's name and the value that was given to the value that is kept; raises InputError."""
 
 
 def require(name: str, value: object, ok: bool, accepted: str) -> None:
@@ -24,10 +26,12 @@ def require(name: str, value: object, ok: bool, accepted: str) -> None:
         raise InputError(name, value, accepted)
 
 
-def require_whole(name: str, value: object, least: int = 1, *, otherwise: str = "") -> None:
-    """Raise InputError unless `value` is an integer >= `least`, or None where `otherwise` says what None stands for."""
-    ok = (value is None and bool(otherwise)) or (isinstance(value, int) and value >= least)
-    require(name, value, ok, f"an integer >= {least}" + (f", or None for {otherwise}" if otherwise else ""))
+def require_whole(name: str, value: object, least: int = 1, *, otherwise: str = "") -> int | None:
+    """`value` as Python's integer; raises InputError unless it is one >= `least`, or None where `otherwise` says what None stands for."""
+    found = plain.whole(value)
+    ok = value is None if found is None else found >= least
+    require(name, value, ok and (found is not None or bool(otherwise)), f"an integer >= {least}" + _or_none(otherwise))
+    return found
 
 
 def require_number(
@@ -39,13 +43,24 @@ def require_number(
     low_open: bool = False,
     high_open: bool = True,
     otherwise: str = "",
-) -> None:
-    """Raise InputError unless `value` is a finite number from `low` to `high`, the ends as the flags say, or None as `otherwise` says."""
-    number = isinstance(value, int | float) and math.isfinite(value)
-    ok = number and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)  # type: ignore[operator]
+) -> float | None:
+    """`value` as Python's number; raises InputError unless it is finite and from `low` to `high`, the ends as the flags say.
+
+    None is accepted where `otherwise` says what it stands for.
+    """
+    found = plain.real(value)
+    if found is None:
+        ok = value is None and bool(otherwise)
+    else:
+        ok = math.isfinite(found) and (low < found if low_open else low <= found) and (found < high if high_open else found <= high)
     range_ = f"a finite number {'>' if low_open else '>='} {low:g}"
     range_ += "" if high == math.inf else f" and {'<' if high_open else '<='} {high:g}"
-    require(name, value, ok or (value is None and bool(otherwise)), range_ + (f", or None for {otherwise}" if otherwise else ""))
+    require(name, value, ok, range_ + _or_none(otherwise))
+    return found
+
+
+def _or_none(otherwise: str) -> str:
+    return f", or None for {otherwise}" if otherwise else ""
 
 
 def whole(default: int | None, least: int = 1, *, otherwise: str = "") -> Any:
@@ -61,9 +76,10 @@ def number(default: float | None, low: float, high: float = math.inf, *, word: s
 def choice(default: str, accepted: Collection[str], word: str = "") -> Any:
     """A parameter that is one of the `accepted` words."""
 
-    def check(name: str, value: Any) -> None:
+    def check(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in accepted:
             raise one_of(name, value, accepted)
+        return value
 
     return _parameter(default, check, word)
 
@@ -71,9 +87,10 @@ def choice(default: str, accepted: Collection[str], word: str = "") -> Any:
 def switch(default: bool, word: str = "") -> Any:
     """A parameter that is True or False."""
 
-    def check(name: str, value: Any) -> None:
+    def check(name: str, value: Any) -> bool:
         if not isinstance(value, bool):
             raise InputError(name, value, "true or false")
+        return value
 
     return _parameter(default, check, word)
 
@@ -83,10 +100,10 @@ def _parameter(default: Any, check: Check, word: str = "") -> Any:
 
 
 def check_parameters(attack: Any) -> None:
-    """Raise InputError for the first parameter of `attack` that is not accepted."""
+    """Raise InputError for the first parameter of `attack` that is not accepted; those that are become Python's own numbers and words."""
     for one in fields(attack):
         if "check" in one.metadata:
-            one.metadata["check"](one.name, getattr(attack, one.name))
+            object.__setattr__(attack, one.name, one.metadata["check"](one.name, getattr(attack, one.name)))
 
 
 def departures(attack: Any) -> list[str]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isogrid.attacks.driver.problem import Model
 from isogrid.core.errors import InputError, ModelError
+from isogrid.core.numbers import beside, limits
 
 BATCH_BYTES = 192 * 2**20
 """The batch rule: a batch holds as many rows as keep `state_copies` tensors of the input's size and three copies of all
@@ -89,22 +91,38 @@ class Layout:
 
 def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
     """Raise InputError unless x [N, *S] is float32 or float64, finite and inside `box`, and y [N] holds integer classes, N >= 1."""
-    if not (math.isfinite(box[0]) and math.isfinite(box[1]) and box[0] < box[1]):
-        raise InputError("box", tuple(box), "finite limits (low, high) with low < high")
+    edges = limits(box)
+    for field_, value, accepted in (("x", x, "a float32 or float64 tensor of shape [N, ...]"), ("y", y, "an integer tensor of shape [N]")):
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            raise InputError(field_, f"a {type(value).__name__}", f"{accepted} with its values in memory (torch.as_tensor makes one)")
     if x.dim() < 2 or x.dtype not in PRECISIONS:
         accepted = "float32 or float64 samples of shape [N, ...] (in half precision a perturbation drowns in rounding: use .float())"
         raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", accepted)
-    if len(x) == 0:
-        raise InputError("x", "0 samples", "at least one sample")
+    if x.numel() == 0:
+        raise InputError("x", f"shape {tuple(x.shape)}", "at least one sample with at least one value")
     if y.shape != (len(x),) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", f"one integer class per sample, shape ({len(x)},)")
+    if y.device != x.device:
+        raise InputError("y", f"a tensor on {y.device}", f"a tensor on {x.device}, as x is")
     low, high = x.min().item(), x.max().item()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("x", "NaN or infinite values", "finite values")
-    if low < box[0] - 1e-6 or high > box[1] + 1e-6:
-        raise InputError(
-            "x", f"values in [{low:.6g}, {high:.6g}]", f"values in [{box[0]:g}, {box[1]:g}]: put the normalisation inside the model"
-        )
+    if beside(low, high, edges):
+        accepted = f"values in [{edges[0]:g}, {edges[1]:g}]: put the normalisation inside the model, or give the `box` of x"
+        raise InputError("x", f"values in [{low:.6g}, {high:.6g}]", accepted)
+
+
+def check_model(model: object) -> None:
+    """Raise InputError unless `model` is a module, and ModelError where a tensor of it has no values or can take no part in a gradient."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"a {type(model).__name__}", "a torch.nn.Module (a function goes into the forward of one)")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ModelError(f"model: {name} has no values; accepted: a model whose lazy layers have seen one batch")
+        if tensor.is_inference():
+            raise ModelError(
+                f"model: {name} was made in torch.inference_mode, without which nothing can be differentiated; accepted: a copy"
+            )
 
 
 class _Logits(nn.Module):
@@ -130,6 +148,7 @@ def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
 
 def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
     """`as_classifier`, and the rounding unit of the model's own logits."""
+    check_model(model)
     probe = x[: min(len(x), 8)].clone()
     version = probe._version
     try:
@@ -142,8 +161,10 @@ def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
         raise ModelError(
             "model: forward writes into its input; accepted: a forward that leaves it alone (x = x - mean instead of x -= mean)"
         )
-    if not isinstance(z, Tensor) or not z.is_floating_point() or z.dim() not in (1, 2) or len(z) != len(probe):
-        got = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+    usable = isinstance(z, Tensor) and z.is_floating_point() and z.layout == torch.strided and z.device == probe.device
+    if not usable or z.dim() not in (1, 2) or len(z) != len(probe) or z.numel() == 0:
+        elsewhere = f" on {z.device}" if isinstance(z, Tensor) and z.device != probe.device else ""
+        got = f"{z.dtype} of shape {tuple(z.shape)}{elsewhere}" if isinstance(z, Tensor) else type(z).__name__
         raise ModelError(f"model: forward gave {got}; accepted: floating-point logits of shape [{len(probe)}, classes]")
     if not bool(torch.isfinite(z).all()):
         raise ModelError("model: forward gave NaN or infinite logits; accepted: finite logits")
@@ -242,6 +263,8 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
     Raises InputError for unusable samples and ModelError where the model is no classifier on them.
     """
     check_samples(x, y, box)
+    check_model(model)
+    box = limits(box)
     x, y = x.clone() if x.is_inference() else x.detach(), y.long()
     activations = _activations(model, x)
     with frozen(model):
