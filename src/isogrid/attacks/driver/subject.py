@@ -99,7 +99,7 @@ def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
         accepted = "float32 or float64 samples of shape [N, ...] (in half precision a perturbation drowns in rounding: use .float())"
         raise InputError("x", f"{x.dtype} of shape {tuple(x.shape)}", accepted)
     if x.numel() == 0:
-        raise InputError("x", f"shape {tuple(x.shape)}", "at least one sample with at least one value")
+        raise InputError("x", f"shape {tuple(x.shape)}" if len(x) else "0 samples", "at least one sample with at least one value")
     if y.shape != (len(x),) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", f"one integer class per sample, shape ({len(x)},)")
     if y.device != x.device:
