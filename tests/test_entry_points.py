@@ -16,8 +16,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from isogrid import attacks, data, models, sparsity, training
+from isogrid import attacks, data, models, sparsity, theory, training
 from isogrid.attacks import ATTACKS, DDN, FGS, PGD
+from isogrid.audit.model import examine_model
 from isogrid.core.errors import IsogridError
 from isogrid.core.random import generator
 from isogrid.core.targets import load_target, source_digest
@@ -81,8 +82,16 @@ def fields_of(cls: Any) -> dict[str, Any]:
     return {field.name: getattr(cls(), field.name) for field in dataclasses.fields(cls)}
 
 
+def enforced(masks: Any, net: Any, optimizer: Any) -> None:
+    with sparsity.enforce(masks, net, optimizer):
+        pass
+
+
 SAMPLES = {"x": X, "y": Y}
 CALL = SAMPLES | {"model": None, "seed": 0, "ids": None, "start": None, "budget": None, "box": (0.0, 1.0)}
+FIT = training.FitConfig(epochs=1)
+SPARSE = net()
+MASKS = sparsity.Masks.dense(SPARSE)
 ENTRIES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "data.parse": (data.parse, {"text": "digits", "field": "data"}),
     "data.load": (data.load, {"name_or_path": "digits", "train": 50, "test": 20, "classes": (0, 1), "box": None, "seed": 0}),
@@ -99,10 +108,18 @@ ENTRIES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "attacks called, DDN": (on_net(DDN(steps=3)), CALL),
     "attacks.minimise": (attacks.minimise, {"attack": FGS(eps=0.1)}),
     "attacks.transfer_matrix": (attacks.transfer_matrix, SAMPLES | {"models": [net()], "attack": FGS(eps=0.1), "box": (0.0, 1.0)}),
+    "training.fit": (on_net(training.fit), SAMPLES | dict.fromkeys(("model", "pruner", "masks", "state")) | {"config": FIT, "seed": 0}),
     "training.FitConfig": (training.FitConfig, fields_of(training.FitConfig)),
     "training.OptimizerConfig": (training.OptimizerConfig, fields_of(training.OptimizerConfig)),
     "training.EarlyStop": (training.EarlyStop, fields_of(training.EarlyStop)),
     "sparsity.Progressive": (sparsity.Progressive, fields_of(sparsity.Progressive)),
+    "sparsity.Masks": (sparsity.Masks, {"tensors": dict(MASKS)}),
+    "sparsity.Masks.dense": (on_net(sparsity.Masks.dense), {"model": None}),
+    "sparsity.Masks.apply": (on_net(MASKS.apply), {"model": None}),
+    "sparsity.enforce": (enforced, {"net": SPARSE, "masks": MASKS, "optimizer": torch.optim.SGD(SPARSE.parameters(), lr=0.1)}),
+    "sparsity.prunable": (on_net(sparsity.prunable), {"model": None}),
+    "theory.linear_weights": (on_net(theory.linear_weights), {"model": None, "shape": (4,)}),
+    "audit.examine_model": (on_net(examine_model), SAMPLES | {"model": None, "attacks": (), "seed": 0, "samples": 4, "eps": 0.1}),
     **{f"attacks.{name}": (cls, fields_of(cls)) for name, cls in ATTACKS.items()},
 }
 

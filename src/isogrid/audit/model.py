@@ -20,6 +20,8 @@ from isogrid.attacks.records import outcome_frame
 from isogrid.audit import Audit, examine_level
 from isogrid.audit.masking import cases, occurrences
 from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
+from isogrid.core.errors import InputError
+from isogrid.core.modules import check_module
 from isogrid.core.norms import L2, Norm
 
 GROWTH = (2.0, 4.0)
@@ -59,7 +61,10 @@ def examine_model(
     require_number("eps", eps, 0, low_open=True)
     require_whole("samples", samples)
     check_samples(x, y, box)
-    x, y = x[:samples], y[:samples]
+    check_module(model)
+    if not isinstance(attacks, Sequence) or not all(isinstance(attack, Attack) for attack in attacks):
+        raise InputError("attacks", attacks, "attacks in a list, such as [PGD(eps=0.1)]")
+    x, y = x[:samples], y[:samples].long()
     training = tuple(n or type(m).__name__ for n, m in model.named_modules() if m.training and isinstance(m, TWO_MODES))
     first, again, reach = clean_passes(model, x, y, box)
     clean = CleanRecord.of_logits(first, y, again, reach=reach, training=training)

@@ -1,4 +1,4 @@
-"""Modules as they are: left unchanged, given their first weights. Not here: anything that knows what a module is for."""
+"""Modules as they are: left unchanged, given their first weights, refused without. Not here: anything that knows what one is for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from isogrid.core.errors import InputError, ModelError
 
 
 @contextlib.contextmanager
@@ -23,6 +25,19 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def check_module(model: object) -> None:
+    """Raise InputError unless `model` is a module, and ModelError where a tensor of it has no values or can take no part in a gradient."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"a {type(model).__name__}", "a torch.nn.Module (a function goes into the forward of one)")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ModelError(f"model: {name} has no values; accepted: a model whose lazy layers have seen one batch")
+        if tensor.is_inference():
+            raise ModelError(
+                f"model: {name} was made in torch.inference_mode, without which nothing can be differentiated; accepted: a copy"
+            )
 
 
 def initialise_lazy(model: nn.Module, x: Tensor) -> None:

@@ -66,6 +66,17 @@ def limits(value: Any, field: str = "box") -> tuple[float, float]:
     return low, high
 
 
+def sizes(shape: Any, field: str = "shape") -> tuple[int, ...]:
+    """The sides of one sample as a tuple of integers >= 1; raises InputError that names `field`."""
+    try:
+        sides = [whole(side) for side in shape]
+    except TypeError:
+        sides = []
+    if not sides or not all(side is not None and side >= 1 for side in sides):
+        raise InputError(field, shape, "the sides of one sample, as (1, 28, 28)")
+    return tuple(side for side in sides if side is not None)
+
+
 def _plain(value: Any) -> Any:
     """A tensor or an array of one element as Python's own number; anything else as it is."""
     if not (isinstance(value, Tensor) or hasattr(value, "__array__")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from isogrid.core import targets
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.modules import initialise_lazy
-from isogrid.core.numbers import whole
+from isogrid.core.numbers import sizes, whole
 from isogrid.core.random import isolated, seed_global
 from isogrid.core.targets import load_target
 from isogrid.models import zoo
@@ -34,7 +34,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
     >>> sum(p.numel() for n, p in build("lenet-300-100", (1, 28, 28), 10).named_parameters() if n.endswith("weight"))
     266200
     """
-    shape, count = _sizes(shape), whole(classes)
+    shape, count = sizes(shape), whole(classes)
     if count is None or count < 2:
         raise InputError("classes", classes, "at least 2 classes")
     start = whole(seed)
@@ -52,16 +52,6 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
     if ":" not in name:
         raise one_of("model", name, [*zoo.MODELS, "file.py:factory", "package.module:factory"])
     return _from_factory(name, shape, count, start)
-
-
-def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
-    try:
-        sizes = [whole(side) for side in shape]
-    except TypeError:
-        sizes = []
-    if not sizes or not all(side is not None and side >= 1 for side in sizes):
-        raise InputError("shape", shape, "the sides of one sample, as (1, 28, 28)")
-    return tuple(side for side in sizes if side is not None)
 
 
 def open_model(

@@ -11,7 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from isogrid.core.errors import ModelError, one_of
+from isogrid.core.errors import InputError, ModelError, one_of
 
 LAYERS = (
     nn.Linear,
@@ -42,7 +42,9 @@ class Weight(NamedTuple):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile."""
+    """The module inside DataParallel, DistributedDataParallel and torch.compile; raises InputError for what is none."""
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"a {type(model).__name__}", "a torch.nn.Module")
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = cast(nn.Module, model.module)

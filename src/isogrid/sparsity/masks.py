@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, save_tensors
+from isogrid.core.modules import check_module
 from isogrid.sparsity.layers import named_weights, prunable
 
 
@@ -29,7 +30,11 @@ class Masks(Mapping[str, Tensor]):
     tensors: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tensors, Mapping):
+            raise InputError("masks", self.tensors, "a mapping of parameters' names to tensors of torch.bool")
         for name, mask in self.tensors.items():
+            if not isinstance(mask, Tensor):
+                raise InputError(f"mask {name}", mask, "a tensor of torch.bool")
             if mask.dtype != torch.bool:
                 raise InputError(f"mask {name}", mask.dtype, "a tensor of torch.bool")
 
@@ -80,6 +85,7 @@ class Masks(Mapping[str, Tensor]):
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError unless every mask has a parameter of its name and shape."""
+        check_module(model)
         parameters = named_weights(model)
         for name, mask in self.tensors.items():
             if name not in parameters:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 from isogrid.sparsity.allocation import survivors
 from isogrid.sparsity.criteria import Batch, Criterion, Loss, scores_of
@@ -144,6 +145,9 @@ def enforce(masks: Masks, model: nn.Module, optimizer: Optimizer) -> Iterator[No
 
     Works for any torch optimizer: a hook after the step multiplies the weights by their masks.
     """
+    for field, value, kind in (("masks", masks, Masks), ("optimizer", optimizer, Optimizer)):
+        if not isinstance(value, kind):
+            raise InputError(field, f"a {type(value).__name__}", f"{kind.__module__}.{kind.__name__}")
     dynamics = Static(model, masks)
     handle = optimizer.register_step_post_hook(lambda *_: dynamics.after_step(0))
     try:

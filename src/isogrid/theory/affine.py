@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.core.errors import InputError
+from isogrid.core.modules import check_module
 from isogrid.core.norms import L2, Norm, norm as norm_of
+from isogrid.core.numbers import sizes
 from isogrid.core.random import generator
 
 _CHUNK_ELEMENTS = 2**22  # rows x inputs held at once, in float64: a temporary of at most 32 MiB
@@ -33,6 +35,8 @@ def linear_weights(model: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tens
     >>> bool(torch.allclose(W, layer.weight.double())), linear_weights(nn.Sequential(layer, nn.ReLU()), (3,))
     (True, None)
     """
+    check_module(model)
+    shape = sizes(shape)
     first = next(iter(model.parameters()), None)
     device = torch.device("cpu") if first is None else first.device
     n = math.prod(shape)
@@ -54,7 +58,7 @@ def linear_weights(model: nn.Module, shape: Sequence[int]) -> tuple[Tensor, Tens
                 units = torch.zeros(width, n, dtype=torch.float64, device=device)
                 units[torch.arange(width), torch.arange(start, start + width)] = 1.0
                 columns.append(logits(units) - b)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):  # no float64 on this device, a cast inside forward, no copy
+    except Exception:  # a user's forward may raise anything: no float64 on this device, a cast inside forward, no copy
         return None
     W = torch.cat(columns).T.contiguous()
     scale = points.abs() @ W.abs().T + b.abs()

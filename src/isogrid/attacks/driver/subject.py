@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from isogrid.attacks.driver.problem import Model
 from isogrid.core.errors import InputError, ModelError
+from isogrid.core.modules import check_module
 from isogrid.core.numbers import beside, limits
 
 BATCH_BYTES = 192 * 2**20
@@ -112,19 +112,6 @@ def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
         raise InputError("x", f"values in [{low:.6g}, {high:.6g}]", accepted)
 
 
-def check_model(model: object) -> None:
-    """Raise InputError unless `model` is a module, and ModelError where a tensor of it has no values or can take no part in a gradient."""
-    if not isinstance(model, nn.Module):
-        raise InputError("model", f"a {type(model).__name__}", "a torch.nn.Module (a function goes into the forward of one)")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor) or tensor.is_meta:
-            raise ModelError(f"model: {name} has no values; accepted: a model whose lazy layers have seen one batch")
-        if tensor.is_inference():
-            raise ModelError(
-                f"model: {name} was made in torch.inference_mode, without which nothing can be differentiated; accepted: a copy"
-            )
-
-
 class _Logits(nn.Module):
     """A model's logits in the type of its input; a `single` output z as (0, z)."""
 
@@ -148,7 +135,7 @@ def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
 
 def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
     """`as_classifier`, and the rounding unit of the model's own logits."""
-    check_model(model)
+    check_module(model)
     probe = x[: min(len(x), 8)].clone()
     version = probe._version
     try:
@@ -263,7 +250,7 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
     Raises InputError for unusable samples and ModelError where the model is no classifier on them.
     """
     check_samples(x, y, box)
-    check_model(model)
+    check_module(model)
     box = limits(box)
     x, y = x.clone() if x.is_inference() else x.detach(), y.long()
     activations = _activations(model, x)
