@@ -69,8 +69,8 @@ def depthwise():
 
 def group_norm_gelu():
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.GELU(), nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(4, 16), nn.GELU(), nn.Flatten(),
-        nn.Linear(256, 10),
+        nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.GELU(), nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(4, 16), nn.GELU(),
+        nn.Flatten(), nn.Linear(256, 10),
     )  # fmt: skip
 
 
