@@ -29,3 +29,10 @@ def test_options_of_the_data_reach_their_fields():
     assert (spec.data.name, spec.data.train, spec.data.test) == ("digits", 100, 40)
     assert spec.models[0].classes == (1, 7)
     assert spec_of(data="digits:classes=1+7", classes="3,5").models[0].classes == (3, 5)
+
+
+def test_fewer_rounds_attack_the_control_at_the_new_last_one():
+    def rounds(asked):
+        return specification(None, "quick", dict.fromkeys(FLAGS) | {"device": "cpu", "rounds": asked}).control_rounds
+
+    assert [rounds(k) for k in (14, 12, 6, 2, 0)] == [(3, 6, 10, 14), (3, 6, 10, 12), (3, 6), (2,), ()]

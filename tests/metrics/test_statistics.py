@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from isogrid.metrics.statistics import choosing, complete_seeds, crossed, held_out_means, holm, impute_failures, judging, relative
+from isogrid.metrics.statistics import apart, choosing, complete_seeds, crossed, held_out_means, holm, impute_failures, judging, relative
 
 shapes = st.tuples(st.integers(1, 4), st.integers(2, 12))
 tables = shapes.flatmap(lambda shape: arrays(float, shape, elements=st.floats(-4, 4).map(lambda v: round(v, 3))))
@@ -125,6 +125,38 @@ def test_p_values_and_intervals_say_the_same(d, bound):
             assert (p < level) == (estimate.interval(1 - 2 * level)[0] > bound)
 
 
+def test_a_tie_between_seeds_is_no_certainty():
+    """Three seeds that each gain one sample of fifty have one mean: their scatter is 0, and that of what they gained is not."""
+    gains = np.zeros((3, 50))
+    gains[[0, 1, 2], [4, 11, 30]] = 1
+    estimate = crossed(gains)
+    assert (estimate.seed_part, estimate.sample_part) == pytest.approx((0, 0), abs=1e-30)
+    assert estimate.p_greater() == pytest.approx(stats.norm.sf(0.02 / np.sqrt(2 / 98 / 150)))  # MS_rest = 2 / 98
+    assert estimate.interval(0.9)[0] < 0.02 / 10
+    assert crossed(np.ones((3, 50))).p_greater() == 0.0  # every sample of every seed
+    assert crossed(np.zeros((3, 50))).p_greater() == 1.0
+
+
+@given(tables)
+@settings(max_examples=60, deadline=None)
+def test_no_interval_is_shorter_than_one_that_needs_no_seeds(d):
+    estimate = crossed(d)
+    for p in (0.2, 0.05, 1e-6):
+        assert estimate.half_width(p) >= stats.norm.isf(p) * math.sqrt(estimate.rest_part + estimate.sample_part) - 1e-9
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_a_normal_seed_seldom_lies_apart_and_a_bad_training_does(seeds):
+    rng, n = np.random.default_rng(11), 1000
+    assert sum(apart(rng.normal(size=seeds)) is not None for _ in range(n)) <= most(n, 0.05)
+    bad = rng.normal(size=(200, seeds))
+    bad[:, 1] -= 100
+    assert sum(apart(one) == 1 for one in bad) >= 180
+    assert apart(7 + 0.01 * bad[0]) == apart(bad[0])
+    assert apart(np.full(seeds, 0.3)) is None
+    assert apart(bad[0, :2]) is None
+
+
 @pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((3, 1)), np.zeros((0, 4)), np.full((2, 2), math.inf), np.full((2, 2), math.nan)])
 def test_what_is_no_table_of_finite_values_is_refused(bad):
     with pytest.raises(ValueError, match="crossed"):
@@ -202,6 +234,9 @@ def test_imputed_failures_leave_r_2_as_defined():
     assert np.array_equal(imputed[1], d[1])
     assert math.isinf(d[0, 2])  # the input is left alone
     assert np.isinf(impute_failures(np.full((1, 3), math.inf))).all()
+    assert impute_failures(d, largest=True)[0].tolist() == [0.0, 1.0, 2.0, 2.0]
+    assert np.isinf(impute_failures(np.full((1, 3), math.inf), largest=True)).all()
+    assert np.isnan(impute_failures(np.array([[math.nan, 1.0, math.inf]]), largest=True)[0, 0])
 
 
 def test_a_seed_counts_where_it_was_measured_in_every_table():

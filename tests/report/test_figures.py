@@ -87,6 +87,18 @@ def test_interval_and_band_show_what_the_table_says():
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(0.35)
 
 
+def test_each_seed_is_drawn_where_there_are_several():
+    _, axes = _axes()
+    curve = _curve(_point(0, by_seed=(0.2, 0.3, 0.6)), _point(1, by_seed=(0.1, math.nan, 0.3)))
+    figures.draw_curve(axes, curve, [1.0, 0.5], SERIES[0][0], "o")
+    [dots] = [line for line in axes.lines if line.get_marker() == "."]
+    assert dots.get_xdata().tolist() == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+    np.testing.assert_array_equal(dots.get_ydata(), [0.2, 0.3, 0.6, 0.1, math.nan, 0.3])
+    _, axes = _axes()
+    figures.draw_curve(axes, _curve(_point(0, by_seed=(0.3,))), [1.0], SERIES[0][0], "o")
+    assert not [line for line in axes.lines if line.get_marker() == "."]
+
+
 def test_without_spread_nothing_is_invented():
     _, axes = _axes()
     figures.draw_curve(axes, _curve(_point(0, sd=math.nan, low=math.nan, high=math.nan)), [1.0], SERIES[0][0], "o")

@@ -275,6 +275,17 @@ def test_distances_are_told_in_per_cent_and_accuracies_in_shares():
     assert (one.parts[0].effect, one.parts[0].interval, one.parts[0].p) == ("+0.080", "90 % [0.050, 0.110]", "< 0.001")
     assert (one.others[0].effect, one.others[0].interval, one.effect) == ("−2.1 %", "90 % (−∞, −1.0] %", "−2.1 %")
     assert one.parts[0].measure == "ℓ∞ PGD ε = 0.1 box"
+    assert one.apart == ""
+
+
+def test_a_seed_that_lies_apart_is_named_and_the_promise_is_for_normal_seeds(make_study, tmp_path):
+    folder = make_study(tmp_path / "apart", **SMALL)
+    claims = json.loads((folder / "claims.json").read_text())
+    claims[0]["parts"][0] |= {"apart": [2], "attack": "pgd", "norm": "linf", "domain": "box", "eps": 0.1}
+    (folder / "claims.json").write_text(json.dumps(claims))
+    text = Page(build_report(folder).read_text(encoding="utf-8")).text
+    assert "seed 2 lies apart in ℓ∞ PGD ε = 0.1 box: look at each seed in the figures" in text
+    assert "this promise is for seeds that scatter normally" in text
 
 
 def test_comparison_sets_models_side_by_side_and_warns_of_unlike_studies(study, make_study, tmp_path):

@@ -84,10 +84,19 @@ def test_a_label_that_would_mislead_or_break_a_name_is_refused(label):
 
 def test_control_rounds_stay_within_the_study():
     assert Spec.parse({"pruning": {"rounds": 8}, "control": {"rounds": [0, 6]}}).control_rounds == (6,)
-    assert Spec.parse({"pruning": {"rounds": 8}}).control_rounds == (6,)
-    assert Spec.parse({"pruning": {"rounds": 8}, "control": {"attacks": None}}).control_rounds == (6,)
+    assert Spec.parse({"pruning": {"rounds": 8}}).control_rounds == (6, 8)
+    assert Spec.parse({"pruning": {"rounds": 8}, "control": {"attacks": None}}).control_rounds == (6, 8)
+    assert Spec.parse({}).control_rounds == (6, 10, 14)
+    assert Spec.parse({"pruning": {"rounds": 0}}).control_rounds == ()
     assert Spec.parse({"pruning": {"rounds": 3}, "control": {"rounds": "all"}}).control_rounds == (1, 2, 3)
     assert Spec.parse({"control": {"rounds": "none"}}).control_rounds == ()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_attack_the_last_round_of_their_control(name):
+    """No level beyond it has a control, and claim 3 is about the last level."""
+    spec = Spec.preset(name)
+    assert max(spec.control_rounds) == max(pruner.rounds for pruner in spec.prunings)
 
 
 def test_twin_is_another_name_of_control():

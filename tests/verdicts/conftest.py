@@ -24,7 +24,7 @@ def _study(
     *,
     seeds=3,
     samples=200,
-    control_levels=(0, 6, 10),
+    control_levels=(0, 6, 10, 14),
     walk=(0.03, 0.03, 0.03),
     start=0.02,
     together=0.7,

@@ -73,11 +73,14 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
 
 
 def _shorten(base: dict[str, Any], rounds: int) -> None:
-    """Fewer rounds by a flag: what a preset or a file asks for beyond them goes."""
+    """Fewer rounds by a flag: what a preset or a file asks for beyond them goes; the control is attacked at the last round instead."""
     for part, name in (("control", "rounds"), ("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
         settings = base.get(part)
         if isinstance(settings, dict) and isinstance(settings.get(name), list):
-            base[part] = settings | {name: [k for k in settings[name] if not isinstance(k, int) or k <= rounds]}
+            asked = settings[name]
+            kept = [k for k in asked if not isinstance(k, int) or k <= rounds]
+            beyond = name == "rounds" and len(kept) < len(asked) and rounds > 0 and rounds not in kept
+            base[part] = settings | {name: [*kept, rounds] if beyond else kept}
 
 
 def _available(data: Any) -> Any:

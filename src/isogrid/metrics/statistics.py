@@ -22,6 +22,12 @@ estimated independently of the mean, P(|mean - mu| <= h) = E F((t_u^2 u + t_v^2 
 between. The sample part is a difference of mean squares with hundreds of degrees of freedom, so its own noise hardly matters.
 Satterthwaite's degrees of freedom are reported as a description.
 
+Where values are counts, MS_seed can be 0 by a tie: three seeds that each gain one sample of fifty have one mean, and Banerjee's h is 0 or
+nearly so. But whatever the seeds are worth, E is there, and well estimated: so h is never less than a normal interval's of the variance
+that needs no seeds, w = MS_rest / (SN),
+
+    h(p) = max( sqrt( t_{S-1}(p)^2 u + t_{N-1}(p)^2 v ), z(p) sqrt( w + v ) ).
+
 Sources: Searle, Casella & McCulloch 1992, "Variance Components", ch. 4 (ANOVA of the crossed table); Satterthwaite 1946;
 Banerjee 1960, Sankhya 22 (the combination, its conservatism); Holm 1979.
 
@@ -37,7 +43,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 Floats = NDArray[np.float64]
 _SMALLEST_P = 1e-15
@@ -47,7 +53,7 @@ _SMALLEST_P = 1e-15
 class Estimate:
     """A mean over crossed seeds and samples.
 
-    `value`; `seed_part` and `sample_part`: the two addends u, v of its variance (module docstring), the units of value squared;
+    `value`; `seed_part`, `sample_part`, `rest_part`: u, v and w of the module docstring, the units of value squared;
     `seeds`, `samples`: S, N; `df`: Satterthwaite's degrees of freedom (a description; NaN where the variance is 0). With one seed
     the part of the seeds cannot be estimated: `over_samples_only` is true, the interval speaks of this one network, and no
     statement about the method follows from it.
@@ -56,6 +62,7 @@ class Estimate:
     value: float
     seed_part: float
     sample_part: float
+    rest_part: float = 0.0
     seeds: int
     samples: int
     df: float
@@ -70,15 +77,21 @@ class Estimate:
         """The standard error, sqrt(u + v)."""
         return math.sqrt(self.seed_part + self.sample_part)
 
+    @property
+    def certain(self) -> bool:
+        """Whether the data have no scatter at all."""
+        return self.seed_part == self.sample_part == self.rest_part == 0
+
     def scaled(self, factor: float) -> Estimate:
         """The same in other units: value times a known factor > 0."""
-        seed_part, sample_part = self.seed_part * factor**2, self.sample_part * factor**2
-        return replace(self, value=self.value * factor, seed_part=seed_part, sample_part=sample_part)
+        parts = {name: getattr(self, name) * factor**2 for name in ("seed_part", "sample_part", "rest_part")}
+        return replace(self, value=self.value * factor, **parts)
 
     def half_width(self, p: float) -> float:
         """h(p): the mean exceeds mu by more than this with probability at most p, 0 < p <= 1/2 (one-sided)."""
         parts = ((self.seed_part, self.seeds - 1), (self.sample_part, self.samples - 1))
-        return math.sqrt(sum(part * float(stdtrit(df, p)) ** 2 for part, df in parts if part > 0))
+        combined = math.sqrt(sum(part * float(stdtrit(df, p)) ** 2 for part, df in parts if part > 0))
+        return max(combined, -float(ndtri(p)) * math.sqrt(self.rest_part + self.sample_part))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """The two-sided interval value -+ h((1 - confidence) / 2)."""
@@ -97,7 +110,7 @@ class Estimate:
         return self._p(bound - self.value)
 
     def _p(self, distance: float) -> float:
-        if self.se == 0:
+        if self.certain:
             return 0.0 if distance > 0 else 1.0
         size = abs(distance)
         if size == 0:
@@ -146,6 +159,7 @@ def crossed(values: ArrayLike, *, chosen: bool = False) -> Estimate:
         value=mean,
         seed_part=ms_seed / (S * N),
         sample_part=between / (S * N),
+        rest_part=ms_rest / (S * N),
         seeds=S,
         samples=N,
         df=_satterthwaite(ms_seed, ms_sample, ms_rest, S, N) if between > 0 else (S - 1.0 if ms_seed > 0 else math.nan),
@@ -176,10 +190,31 @@ def relative(values: ArrayLike, reference: ArrayLike, *, chosen: bool = False) -
         value=float(ratio - 1),
         seed_part=errors.seed_part,
         sample_part=errors.sample_part,
+        rest_part=errors.rest_part,
         seeds=errors.seeds,
         samples=errors.samples,
         df=errors.df,
     )
+
+
+def apart(values: ArrayLike, alpha: float = 0.05) -> int | None:
+    """The index of the one of values [S] that lies apart from the others, by Grubbs' test; None where none does, or of fewer than three.
+
+    G = max |x - mean| / sd against (S - 1) / sqrt(S) sqrt(t^2 / (S - 2 + t^2)), t the upper alpha / (2 S) quantile of t_{S-2} (Grubbs 1969,
+    "Procedures for detecting outlying observations in samples"). Pitfall: it tells that one training is unlike the others, not that it may
+    be left out; with three values it takes two that are nearly equal.
+
+    >>> apart([0.11, 0.12, -0.30, 0.10]), apart([0.11, 0.12, 0.05, 0.10]), apart([0.1, 0.2])
+    (2, None, None)
+    """
+    x = np.asarray(values, dtype=np.float64)
+    S = len(x)
+    if S < 3 or not x.std() > 1e-12 * np.abs(x).max():
+        return None
+    t = float(stdtrit(S - 2, alpha / (2 * S)))
+    away = np.abs(x - x.mean()) / x.std(ddof=1)
+    critical = (S - 1) / math.sqrt(S) * math.sqrt(t**2 / (S - 2 + t**2))
+    return int(away.argmax()) if away.max() > critical else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -195,20 +230,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def impute_failures(distance: ArrayLike) -> Floats:
-    """Distances [..., N] with each failure (inf) replaced by the mean of the finite ones of its own row.
+def impute_failures(distance: ArrayLike, *, largest: bool = False) -> Floats:
+    """Distances [..., N] with each failure (inf) replaced by the mean of the finite ones of its own row, or by their `largest`.
 
-    The row's mean then is r_2 as defined (the mean over the samples with a finite distance) and the table stays complete, so that
-    pairs stay pairs. Only meant for rows that are not void: up to 1 % failures shrink the standard error by at most about 1 %.
-    A row without a finite value, and NaN, stay as they are.
+    By the mean, the row's mean is r_2 as defined (the mean over the samples with a finite distance) and the table stays complete, so that
+    pairs stay pairs. Only meant for rows that are not void: up to 1 % failures shrink the standard error by at most about 1 %. Pitfall:
+    what fails is what is far. Where the farthest hundredth of a control fails and of a level does not, r_2 seems to rise; so what is
+    concluded must hold with the largest, too. A row without a finite value, and NaN, stay as they are.
     """
     d = np.array(distance, dtype=np.float64)
     failed = np.isposinf(d)
     if failed.any():
         finite = np.isfinite(d)
         counts = finite.sum(-1, keepdims=True)
-        means = np.divide(np.where(finite, d, 0.0).sum(-1, keepdims=True), counts, out=np.full(counts.shape, np.inf), where=counts > 0)
-        d = np.where(failed, means, d)
+        known = np.where(finite, d, 0.0)
+        worth = known.max(-1, keepdims=True) if largest else known.sum(-1, keepdims=True) / np.maximum(counts, 1)
+        d = np.where(failed & (counts > 0), worth, d)
     return d
 
 

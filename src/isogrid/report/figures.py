@@ -65,7 +65,7 @@ def _spread(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def draw_curve(axes: Axes, curve: Curve, x: list[float], colour: str, marker: str, *, thin: bool = False, dashed: bool = False) -> set[str]:
-    """Draw mean, band of one sd over seeds and 95 % interval; hollow where a level is no evidence. Returns the states met."""
+    """Draw mean, each seed, band of one sd over seeds and 95 % interval; hollow where a level is no evidence. Returns the states met."""
     mean, low, high = _spread(curve.points)
     sd = np.array([point.sd for point in curve.points])
     states = [point.state for point in curve.points]
@@ -76,6 +76,10 @@ def draw_curve(axes: Axes, curve: Curve, x: list[float], colour: str, marker: st
     axes.plot(at, line, color=colour, lw=0.9 if thin else 1.8, ls=(0, (4, 2)) if dashed else "-", zorder=order, solid_capstyle="round")
     if not thin and np.isfinite(sd).any():
         axes.fill_between(at, line - sd, line + sd, color=colour, alpha=_BAND, lw=0, zorder=order - 1)
+    if not thin:
+        seeds = [(x_, value) for x_, point in zip(x, curve.points, strict=True) for value in point.by_seed if len(point.by_seed) > 1]
+        if seeds:
+            axes.plot(*np.transpose(seeds), ls="", marker=".", ms=3, mec="none", color=colour, alpha=0.55, zorder=order + 2)
     axes.vlines(at, low, high, color=colour, lw=0.5 if thin else _BAR, alpha=0.6 if thin else 1.0, zorder=order)
     size = 2.6 if thin else 4.6
     for state in dict.fromkeys(states):
@@ -127,6 +131,7 @@ def legend_keys(
         keys.append(Patch(color=GRID, lw=0, label=f"tolerance below {'level 0' if given else 'dense'}"))
     if band:
         keys.append(Patch(color=colour, alpha=_BAND, lw=0, label="± 1 sd over seeds"))
+        keys.append(Line2D([], [], color=colour, lw=0, marker=".", ms=4, mec="none", alpha=0.55, label="each seed"))
     keys.append(Line2D([], [], color=colour, lw=0, marker="|", ms=8, mew=_BAR, label="95 % interval"))
     for state in (name for name in HOLLOW if name in states):
         keys.append(Line2D([], [], lw=0, marker=HOLLOW[state], mfc=PAGE, mec=MUTED, ms=5.5, label=STATE_LABELS[state]))

@@ -60,6 +60,7 @@ class ClaimRow:
     control: str
     levels: str
     reason: str
+    apart: str
     plain: str
 
 
@@ -140,6 +141,9 @@ def claim_row(one: Verdict, model: str = "") -> ClaimRow:
         control=one.control or MISSING,
         levels=level_list(one.levels),
         reason=one.reason,
+        apart="; ".join(
+            f"seed {seed} lies apart in {_measure(part)}" for part in one.parts if part.role == "primary" for seed in part.apart
+        ),
         plain=one.statement or one.reason or "the effect points the other way.",
     )
 

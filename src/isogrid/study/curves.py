@@ -60,7 +60,8 @@ def _point(evidence: Evidence, level: int, values: Array, is_saturated: bool = F
 
     A void r_2 has no mean; its failures and the median over the attacked samples, in which a failure counts as inf, say what is known.
     """
-    present = values[~np.isnan(values).all(1)]
+    measured = np.any(~np.isnan(values), axis=1)
+    present = values[measured]
     present = present[:, ~np.isnan(present).any(0)]
     told: dict[str, Any] = {"seeds": len(present), "n": present.shape[1], "mean": math.nan}
     if kind == "distance":
@@ -71,9 +72,11 @@ def _point(evidence: Evidence, level: int, values: Array, is_saturated: bool = F
     if len(present) and present.shape[1] > 1 and np.isfinite(present).all() and not told.get("void"):
         low, high = crossed(present).interval()
         by_seed = present.mean(1)
+        each = np.full(len(measured), math.nan)
+        each[measured] = by_seed
         low, high = (low, high) if kind == "distance" else (max(low, 0.0), min(high, 1.0))
         sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else math.nan
-        told |= {"mean": float(by_seed.mean()), "sd": sd, "low": low, "high": high}
+        told |= {"mean": float(by_seed.mean()), "sd": sd, "low": low, "high": high, "by_seed": tuple(each.tolist())}
     sparsity, collapsed = evidence.sparsity.get(level, 0.0), evidence.collapsed_at(level)
     return Point(level=level, sparsity=sparsity, saturated=is_saturated, collapsed=collapsed, **told)
 

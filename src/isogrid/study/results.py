@@ -25,6 +25,7 @@ class Point:
     """One level of one curve: mean and sd over seeds, the 95 % crossed interval [low, high], and what the level is worth as evidence.
 
     Of distances also the median over the attacked samples (inf: more than half of the attacks failed), `failed` of `attacked`.
+    `by_seed`: the mean of every seed, on its own; NaN where it was not measured.
     """
 
     level: int
@@ -41,6 +42,7 @@ class Point:
     median: Number = math.nan
     failed: int = 0
     attacked: int = 0
+    by_seed: tuple[Number, ...] = ()
 
     def __post_init__(self) -> None:
         if math.isnan(self.median) and 2 * self.failed > self.attacked > 0:  # JSON has no inf: it was written as null

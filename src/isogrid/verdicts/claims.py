@@ -97,4 +97,5 @@ def _share(part: Part, role: str, alpha: float) -> Share:
         against=part.against,
         n=estimate.samples,
         failed=part.failed,
+        apart=part.apart,
     )

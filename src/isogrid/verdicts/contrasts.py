@@ -19,14 +19,14 @@ words (`verdicts.claims`), which arrays are evidence (`verdicts.evidence`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isogrid.metrics.statistics import Estimate, crossed, held_out_means, judging, relative
+from isogrid.metrics.statistics import Estimate, apart, choosing, crossed, held_out_means, judging, relative
 from isogrid.verdicts.evidence import ALPHA, GIVEN, NORMS, Bools, Evidence, Floats, Measure, Table, primaries, table
 from isogrid.verdicts.results import Change
 
@@ -47,7 +47,6 @@ Obstacle = Literal[
     "control all zero",
     "one level",
     "peak all zero",
-    "peak before control",
     "one seed",
     "one network",
 ]
@@ -62,7 +61,8 @@ class Part:
     given (`to_peak`), or the one level that is hardest to establish. `against`: the control's rounds that the comparison rests on, claim
     3: the peak's levels. `side`, `bound`: what is claimed, "not above" +bound say. `straight`: the effect where the control is interpolated
     in straight lines; None where nothing is interpolated. `net`:
-    claim 3's effect beyond the control's change over the same time, by its `rounds`; None in other claims.
+    claim 3's effect beyond the control's change over the same time, by its `rounds`; None in other claims. `apart`: the
+    seed, by number, whose effect lies apart from the others' (`metrics.statistics.apart`).
     """
 
     measure: Measure
@@ -76,6 +76,7 @@ class Part:
     to_peak: bool
     against: tuple[int, ...]
     failed: int
+    apart: tuple[int, ...] = ()
     straight: Estimate | None = None
     net: Estimate | None = None
     rounds: tuple[int, ...] = ()
@@ -150,9 +151,22 @@ def _judged(evidence: Evidence, claim: int, contrast: Callable[[Measure], Part |
     return _combined(evidence, claim, parts, [part for m in others if isinstance(part := contrast(m), Part)], obstacles)
 
 
+def _tables(evidence: Evidence, measure: Measure) -> list[Table]:
+    """The levels that have a control, with failures at the mean of their cell; and at its largest distance, where there are failures."""
+    rows = table(evidence, measure).with_control()
+    return [rows, table(evidence, measure, largest=True).with_control()] if rows.failed else [rows]
+
+
+def _scales(rows: Table, used: Bools) -> list[Floats]:
+    """The control's weights [T, L] on both scales of interpolation, on one where they agree on the levels `used` [L]."""
+    weights, straight = rows.control_weights(), rows.control_weights(straight=True)
+    return [weights] if np.array_equal(weights[:, used], straight[:, used]) else [weights, straight]
+
+
 def _control_part(evidence: Evidence, measure: Measure, side: Side, tolerance: Mapping[str, float]) -> Part | Obstacle:
     """The contrast of one measure, or why there is none."""
-    rows = table(evidence, measure)
+    tables = _tables(evidence, measure)
+    rows = tables[0]
     if not rows.usable:
         return "too few"
     if not rows.controlled:
@@ -163,39 +177,53 @@ def _control_part(evidence: Evidence, measure: Measure, side: Side, tolerance: M
     if measure.ratio and not judging(rows.control).mean((0, 2)).min() > 0:
         return "control all zero"
     bound = tolerance["r_inf" if measure.kind == "r_inf" else "distance"] if side == "not above" else 0.0
-    one, other = _tests(measure, rows, keeps, side, bound)
+    one, other = _tests(measure, tables, keeps, side, bound)
     shown = other if other.p_against <= min(ALPHA, one.p_for) else one  # no verdict stands beside an effect that another test was made on
     return replace(shown, p_for=one.p_for, p_against=other.p_against)
 
 
-def _tests(measure: Measure, rows: Table, keeps: Bools, side: Side, bound: float) -> tuple[Part, Part]:
-    """What tests a side, and what tests its contrary, on the levels of `keeps` [S, L], on both scales of the control's interpolation.
+def _tests(measure: Measure, tables: Sequence[Table], keeps: Bools, side: Side, bound: float) -> tuple[Part, Part]:
+    """What tests a side, and what tests its contrary, on the levels of `keeps` [S, L]: whatever failures and interpolation are taken for.
 
     A single level stands for "at every level": the one that is hardest to establish (intersection-union over the levels, Berger 1982).
     The mean up to the peak stands for "at some level": where no level lies beyond the bound, neither does a mean of levels.
     """
-    used: Bools = np.any(keeps, axis=0)
-    weights, straight = rows.control_weights(), rows.control_weights(straight=True)
-    levels, rounds = _where(rows.levels, used), _where(rows.control_levels, np.any(weights[:, used], axis=1))
-    scales = [weights] if np.array_equal(weights[:, used], straight[:, used]) else [weights, straight]
-    controls = [np.einsum("tl,stn->sln", scale, rows.control) for scale in scales]
+    rows, used = tables[0], np.any(keeps, axis=0)
+    scales = _scales(rows, used)
+    levels, rounds = _where(rows.levels, used), _where(rows.control_levels, np.any(scales[0][:, used], axis=1))
+    pairs = [(judging(some.values), np.einsum("tl,stn->sln", scale, judging(some.control))) for some in tables for scale in scales]
 
-    def mean(taken: Bools, at: tuple[int, ...], chosen: bool = False) -> Part:
+    def mean(taken: Bools, at: tuple[int, ...], *, to_peak: bool = False) -> Part:
         shares = taken / taken.sum(-1, keepdims=True)
-        values, *references = (np.einsum("sl,sln->sn", shares, judging(some) if chosen else some) for some in (rows.values, *controls))
-        parts = [_part(measure, rows, values, control, side, bound, levels, rounds, at=at, chosen=chosen) for control in references]
-        p_for, p_against = max(part.p_for for part in parts), max(part.p_against for part in parts)
-        return replace(parts[0], p_for=p_for, p_against=p_against, straight=parts[1].estimate if parts[1:] else None)
+        parts = []
+        for pair in pairs:
+            values, reference = (np.einsum("sl,sln->sn", shares, some) for some in pair)
+            tested = _tested(measure, values, reference, side, bound, chosen=to_peak) | {"apart": _apart(rows, values - reference)}
+            parts.append(Part(**tested, levels=levels, at=at, to_peak=to_peak, against=rounds, failed=rows.failed))
+        return replace(_hardest(parts), straight=parts[1].estimate if len(scales) > 1 else None)
 
     if side == "rises":
         return (part := mean(keeps, levels)), part
     places = np.arange(len(rows.levels))
-    peak = np.where(keeps, held_out_means(rows.values) - held_out_means(controls[0]), -np.inf).argmax(-1)
-    some = mean(keeps & (places <= peak[:, None]), tuple(rows.levels[k] for k in sorted(set(peak.tolist()))), chosen=True)
+    control = np.einsum("tl,stn->sln", scales[0], rows.control)
+    peak = np.where(keeps, held_out_means(rows.values) - held_out_means(control), -np.inf).argmax(-1)
+    peaks = tuple(rows.levels[k] for k in sorted(set(peak.tolist())))
+    some = mean(keeps & (places <= peak[:, None]), peaks, to_peak=True)
     each = [mean(np.broadcast_to(places == k, keeps.shape), (rows.levels[k],)) for k in np.flatnonzero(used)]
     if side == "not above":
         return max(each, key=lambda one: one.p_for), some
     return some, max(each, key=lambda one: one.p_against)
+
+
+def _apart(rows: Table, change: Floats) -> tuple[int, ...]:
+    """The seed whose `change` [S, N] lies apart."""
+    index = apart(change.mean(1))
+    return () if index is None else (int(rows.seeds[index]),)
+
+
+def _hardest(parts: Sequence[Part]) -> Part:
+    """The first of several looks at one effect, with the p-values of the look at which it is hardest to establish."""
+    return replace(parts[0], p_for=max(part.p_for for part in parts), p_against=max(part.p_against for part in parts))
 
 
 def _where(levels: tuple[int, ...], chosen: Bools) -> tuple[int, ...]:
@@ -203,54 +231,34 @@ def _where(levels: tuple[int, ...], chosen: Bools) -> tuple[int, ...]:
 
 
 def _keeps_accuracy(evidence: Evidence, rows: Table, tolerance: float) -> Bools:
-    """Whether, for a seed, a level >= 1 is at least as accurate as dense minus tolerance in the mean of the other seeds: [S, L].
+    """Whether, for a seed, a level >= 1 is at least as accurate as dense minus tolerance, in the mean of the other seeds and on the samples
+    that `rows` is not judged on: [S, L].
 
-    A level below the first round of the control that is evidence (where the dense reference is none) takes no part.
+    Who looks at accuracy looks at r_inf as well, where most of what is right stays right under attack: at the tolerance's edge the levels
+    that noise lifts would be kept, and judged by that noise.
     """
     columns = [evidence.levels.index(level) for level in (0, *rows.levels)]
-    accuracy = np.nanmean(evidence.correct[rows.seeds][:, columns], axis=2)
+    free: Bools = np.ones(evidence.correct.shape[2], bool)
+    free[rows.samples[~choosing(len(rows.samples))]] = False
+    accuracy = np.nanmean(evidence.correct[rows.seeds][:, columns][:, :, free], axis=2)
     if len(accuracy) > 1:
         accuracy = (accuracy.sum(0, keepdims=True) - accuracy) / (len(accuracy) - 1)
-    keeps: Bools = (accuracy[:, 1:] >= accuracy[:, :1] - tolerance - 1e-12) & (np.array(rows.levels) >= max(1, rows.control_levels[0]))
+    keeps: Bools = (accuracy[:, 1:] >= accuracy[:, :1] - tolerance - 1e-12) & (np.array(rows.levels) >= 1)
     return keeps
 
 
-def _part(
-    measure: Measure,
-    rows: Table,
-    values: Floats,
-    reference: Floats,
-    side: Side,
-    bound: float,
-    levels: tuple[int, ...],
-    against: tuple[int, ...],
-    *,
-    at: tuple[int, ...],
-    chosen: bool = False,
-) -> Part:
+def _tested(measure: Measure, values: Floats, reference: Floats, side: Side, bound: float, *, chosen: bool) -> dict[str, Any]:
     """The effect of `values` over `reference` [S, N], and its p-values; tests of a ratio are made on x - (1 + bound) t, exactly."""
     ratio = measure.ratio
     estimate = relative(values, reference, chosen=chosen) if ratio else crossed(values - reference, chosen=chosen)
     test = crossed(values - reference * (1 + bound), chosen=chosen) if ratio else estimate
     threshold = 0.0 if ratio else bound
     up = test.p_greater(threshold)
-    down = 1 - up if test.se > 0 else test.p_less(threshold)
+    down = test.p_less(threshold) if test.certain else 1 - up
     if estimate.over_samples_only:
         up = down = 1.0
     p_for, p_against = (up, down) if side in ("rises", "rises to a peak") else (down, up)
-    return Part(
-        measure=measure,
-        estimate=estimate,
-        side=side,
-        bound=bound,
-        p_for=p_for,
-        p_against=p_against,
-        levels=levels,
-        at=at,
-        to_peak=chosen and side != "falls",
-        against=against,
-        failed=rows.failed,
-    )
+    return {"measure": measure, "estimate": estimate, "side": side, "bound": bound, "p_for": p_for, "p_against": p_against}
 
 
 def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Contrast:
@@ -263,39 +271,39 @@ def _beyond_peak(evidence: Evidence, tolerance: Mapping[str, float]) -> Contrast
 
 
 def _peak_part(evidence: Evidence, measure: Measure, tolerance: Mapping[str, float]) -> Part | Obstacle:
-    rows = table(evidence, measure)
+    tables = _tables(evidence, measure)
+    rows = tables[0]
     if not rows.controlled:
         return "control no evidence"
     if not rows.usable or len(rows.levels) < 2:
         return "one level"
-    before = rows.values[:, :-1]
-    peak = held_out_means(before).argmax(-1)
-    values, reference = judging(rows.values[:, -1]), judging(before[np.arange(len(before)), peak])
-    if measure.ratio and not reference.mean() > 0:
+    peak = held_out_means(rows.values[:, :-1]).argmax(-1)
+    if measure.ratio and not judging(rows.values[np.arange(len(peak)), peak]).mean() > 0:
         return "peak all zero"
-    against = tuple(rows.levels[index] for index in sorted(set(peak.tolist())))
-    last = rows.levels[-1:]
-    part = _part(measure, rows, values, reference, "falls", 0.0, last, against, at=last, chosen=True)
     accuracy = [evidence.correct[rows.seeds, evidence.levels.index(level)] for level in (0, rows.levels[-1])]
     lost = accuracy[1] - accuracy[0]
     lost = crossed(lost[:, ~np.isnan(lost).any(0)]).p_less(-tolerance["accuracy"])
-    if not np.all(np.any(rows.control_weights()[:, peak], axis=0)):
-        return "peak before control"
-    return _beyond_control(replace(part, p_against=max(part.p_against, lost)), rows, values - reference, peak, float(reference.mean()))
+    part = _hardest([_from_peak(measure, some, peak) for some in tables])
+    return replace(part, p_against=max(part.p_against, lost))
 
 
-def _beyond_control(part: Part, rows: Table, change: Floats, peak: NDArray[np.intp], size: float) -> Part:
-    """`part` of claim 3, which now must hold for the `change` [S, N] beyond the control's over the same rounds, too (the larger p).
-
-    `peak` [S]: indices of levels; `size`: the mean at the peak.
-    """
-    weights, nets = rows.control_weights(), []
-    for each in (weights, rows.control_weights(straight=True)):
-        net = crossed(change - judging(np.einsum("ts,stn->sn", each[:, -1:] - each[:, peak], rows.control)), chosen=True)
-        nets.append(net.scaled(1 / size) if part.measure.ratio else net)
-    p_for, p_against = (1.0, 1.0) if nets[0].over_samples_only else (max(n.p_less() for n in nets), max(n.p_greater() for n in nets))
-    rounds = _where(rows.control_levels, np.any(weights[:, peak], axis=1) | np.any(weights[:, -1:], axis=1))
-    return replace(part, p_for=max(part.p_for, p_for), p_against=max(part.p_against, p_against), net=nets[0], rounds=rounds)
+def _from_peak(measure: Measure, rows: Table, peak: NDArray[np.intp]) -> Part:
+    """The fall from the peaks, indices of levels [S], to the last level, which must hold beyond the change of the control over the same
+    rounds, too (the larger p)."""
+    values, reference = judging(rows.values[:, -1]), judging(rows.values[np.arange(len(peak)), peak])
+    size = float(reference.mean())
+    last, against = rows.levels[-1:], tuple(rows.levels[index] for index in sorted(set(peak.tolist())))
+    used = np.isin(np.arange(len(rows.levels)), [*peak, len(rows.levels) - 1])
+    scales = _scales(rows, used)
+    changes = [values - reference - np.einsum("ts,stn->sn", scale[:, -1:] - scale[:, peak], judging(rows.control)) for scale in scales]
+    nets = [crossed(change, chosen=True).scaled(1 / size if measure.ratio else 1.0) for change in changes]
+    tested = _tested(measure, values, reference, "falls", 0.0, chosen=True)
+    if not nets[0].over_samples_only:
+        tested["p_for"] = max(tested["p_for"], *(net.p_less() for net in nets))
+        tested["p_against"] = max(tested["p_against"], *(net.p_greater() for net in nets))
+    rounds = _where(rows.control_levels, np.any(scales[0][:, used], axis=1))
+    lies = _apart(rows, changes[0])
+    return Part(**tested, levels=last, at=last, to_peak=False, against=against, failed=rows.failed, apart=lies, net=nets[0], rounds=rounds)
 
 
 def _combined(evidence: Evidence, claim: int, parts: list[Part], secondary: list[Part], obstacles: list[tuple[str, Obstacle]]) -> Contrast:

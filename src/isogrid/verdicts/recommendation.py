@@ -4,8 +4,8 @@ Everything is a paired comparison with a level of the same network, mostly with 
 level ALPHA each. A search along the levels is a fixed sequence: levels are tested in an order that was fixed beforehand, and the
 first that fails ends the search, so no correction for the number of levels is needed (Maurer, Hothorn & Lehmacher 1995). Not worse:
 the lower confidence limit lies above dense minus tolerance. Fragile: the upper one lies below. Between the two, "undecided" is said.
-The first fragile level is a warning and is searched without stopping: each level is tested by itself (Bonferroni over accuracy and
-norms, none over levels), so that a level that is no evidence in one norm, or a hole in the evidence, cannot hide it.
+The first fragile level is corrected for the number of levels, and for that of accuracy and norms (`_worse`); a level that is no evidence
+in one norm is passed over there and tested in the others, so that a hole in the evidence cannot hide a fall.
 With one seed the statements hold for that one trained network, and say so.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from isogrid.metrics.statistics import Estimate, choosing, crossed, held_out_means, judging, relative
+from isogrid.metrics.statistics import Estimate, choosing, crossed, held_out_means, holm, judging, relative
 from isogrid.verdicts.evidence import ALPHA, Evidence, Measure, Table, primaries, table
 from isogrid.verdicts.results import CONFIDENCE, Best, Change, Compromise, Fragile, Highest, Mute, Quantity, Recommendation
 
@@ -29,16 +29,17 @@ class _Axis:
     """One quantity that may get worse: accuracy or a primary measure, as a complete table with a tolerance."""
 
     of: Quantity
-    rows: Table
+    tables: tuple[Table, ...]
     tolerance: float
+
+    @property
+    def rows(self) -> Table:
+        """The table that figures are told from; conclusions must hold in all of `tables`, whatever failures are taken for."""
+        return self.tables[0]
 
     @property
     def ratio(self) -> bool:
         return self.of.unit == "relative"
-
-    def at(self, level: int) -> Floats:
-        values: Floats = self.rows.values[:, self.rows.levels.index(level)]
-        return values
 
     def gain(self, values: Floats, picks: NDArray[np.intp]) -> Estimate:
         """The gain over dense, first of the levels of values [S, L, N], at the level that each seed's `picks` [S] name."""
@@ -47,24 +48,29 @@ class _Axis:
 
     def not_worse(self, level: int, reference: int) -> bool:
         """The lower one-sided limit of level - reference lies above -tolerance."""
-        return self._test(level, reference).p_greater(0.0 if self.ratio else -self.tolerance) <= ALPHA
+        return max(one.p_greater(self._edge) for one in self._tests(level, reference)) <= ALPHA
 
-    def worse(self, level: int, alpha: float) -> bool:
-        """The upper one-sided limit of level - dense lies below -tolerance."""
-        return self._test(level, 0).p_less(0.0 if self.ratio else -self.tolerance) <= alpha
+    def worse(self, level: int) -> float:
+        """The p-value of: the mean at a level lies below dense minus tolerance."""
+        return max(one.p_less(self._edge) for one in self._tests(level, 0))
 
     def recovers(self, level: int) -> bool:
         """Whether the mean at a level that is evidence lies above dense minus tolerance."""
-        return level in self.rows.levels and self._test(level, 0).value > (0.0 if self.ratio else -self.tolerance)
+        return level in self.rows.levels and self._tests(level, 0)[0].value > self._edge
 
     def loss(self, level: int) -> Change:
         """The change from dense to a level."""
-        values, dense = self.at(level), self.at(0)
+        values, dense = (self.rows.values[:, self.rows.levels.index(k)] for k in (level, 0))
         return Change.of(self.of, relative(values, dense) if self.ratio else crossed(values - dense))
 
-    def _test(self, level: int, reference: int) -> Estimate:
+    @property
+    def _edge(self) -> float:
+        return 0.0 if self.ratio else -self.tolerance
+
+    def _tests(self, level: int, reference: int) -> list[Estimate]:
         scale = 1 - self.tolerance if self.ratio else 1.0
-        return crossed(self.at(level) - scale * self.at(reference))
+        place, other = (self.rows.levels.index(k) for k in (level, reference))
+        return [crossed(rows.values[:, place] - scale * rows.values[:, other]) for rows in self.tables]
 
 
 def recommend(evidence: Sequence[Evidence], tolerance: Mapping[str, float]) -> list[Recommendation]:
@@ -104,10 +110,11 @@ def _axes(evidence: Evidence, tolerance: Mapping[str, float]) -> tuple[_Axis, li
         kind = "r_inf" if measure.kind == "r_inf" else "distance"
         compared = rows.usable and 0 in rows.levels
         if compared and (kind == "r_inf" or _positive(rows.values[:, rows.levels.index(0)])):
-            norms.append(_Axis(of=measure.quantity, rows=rows, tolerance=tolerance[kind]))
+            tables = (rows, table(evidence, measure, largest=True)) if rows.failed else (rows,)
+            norms.append(_Axis(of=measure.quantity, tables=tables, tolerance=tolerance[kind]))
         else:
             mute.append(Mute(of=measure.quantity, why="hardly ever right" if compared else rows.left_out.get(0, "not measured")))
-    accuracy = _Axis(of=Quantity(measure="accuracy"), rows=table(evidence, clean), tolerance=tolerance["accuracy"])
+    accuracy = _Axis(of=Quantity(measure="accuracy"), tables=(table(evidence, clean),), tolerance=tolerance["accuracy"])
     return accuracy, norms, mute
 
 
@@ -120,14 +127,15 @@ def _most_robust(axis: _Axis) -> Best:
     """The level of the highest mean; its gain over dense is estimated at the level that the other seeds and samples choose."""
     levels, means = axis.rows.levels, axis.rows.values.mean((0, 2))
     best = int(means.argmax())
-    gain = axis.gain(axis.rows.values, held_out_means(axis.rows.values).argmax(-1))
+    picks = held_out_means(axis.rows.values).argmax(-1)
+    gain, *others = (axis.gain(rows.values, picks) for rows in axis.tables)
     equal = [levels[best]]
     for step in (1, -1):
         index = best + step
         while 0 <= index < len(levels) and axis.not_worse(levels[index], levels[best]):
             equal.append(levels[index])
             index += step
-    decided = best > 0 and gain.p_greater() <= ALPHA
+    decided = best > 0 and max(one.p_greater() for one in (gain, *others)) <= ALPHA
     return Best.of(axis.of, gain, level=levels[best], value=float(means[best]), decided=decided, equal_levels=tuple(sorted(equal)))
 
 
@@ -140,19 +148,26 @@ def _compromise(accuracy: _Axis, norms: Sequence[_Axis]) -> Compromise:
     score = np.min([_scores(axis, axis.rows.values[:, [axis.rows.levels.index(k) for k in levels]].mean((0, 2))) for axis in norms], axis=0)
     level = levels[int(_sparsest_near_best(score))]
     shared = [seed for seed in norms[0].rows.seeds if all(seed in axis.rows.seeds for axis in norms)]
-    tables = [axis.rows.values[np.isin(axis.rows.seeds, shared)][:, [axis.rows.levels.index(k) for k in levels]] for axis in norms]
-    held_out = np.min([_scores(axis, held_out_means(values)) for axis, values in zip(norms, tables, strict=True)], axis=0)
-    gains = [axis.gain(values, _sparsest_near_best(held_out)) for axis, values in zip(norms, tables, strict=True)]
+    held_out = np.min([_scores(axis, held_out_means(_part(axis.rows, shared, levels))) for axis in norms], axis=0)
+    picks = _sparsest_near_best(held_out)
+    # per norm, whatever failures are taken for
+    looks = [[axis.gain(_part(rows, shared, levels), picks) for rows in axis.tables] for axis in norms]
     # not worse in any norm and better in at least one (Bonferroni over the norms)
-    decided = all(g.interval(CONFIDENCE)[0] > -a.tolerance for g, a in zip(gains, norms, strict=True)) and any(
-        g.p_greater() <= ALPHA / len(gains) for g in gains
+    decided = all(g.interval(CONFIDENCE)[0] > -a.tolerance for some, a in zip(looks, norms, strict=True) for g in some) and any(
+        max(g.p_greater() for g in some) <= ALPHA / len(looks) for some in looks
     )
     return Compromise(
         level=level,
-        gains=tuple(Change.of(a.of, g) for g, a in zip(gains, norms, strict=True)),
+        gains=tuple(Change.of(a.of, some[0]) for some, a in zip(looks, norms, strict=True)),
         decided=decided,
         why="" if level else "robustness lost" if levels[1:] else "accuracy lost",
     )
+
+
+def _part(rows: Table, seeds: Sequence[int], levels: Sequence[int]) -> Floats:
+    """The values of some seeds and levels."""
+    values: Floats = rows.values[np.isin(rows.seeds, seeds)][:, [rows.levels.index(level) for level in levels]]
+    return values
 
 
 def _scores(axis: _Axis, means: Floats) -> Floats:
@@ -191,10 +206,28 @@ def _highest(axes: Sequence[_Axis], fragile: int | None) -> Highest:
 
 
 def _fragile(evidence: Evidence, axes: Sequence[_Axis]) -> Fragile:
-    """The first level, in rising sparsity, that is worse than dense on some axis that is evidence there, or that has collapsed."""
+    """The first level, in rising sparsity, that is worse than dense on some axis, or that has collapsed."""
+    worse = [_worse(axis, ALPHA / len(axes)) for axis in axes]
     for level in evidence.levels[1:]:
-        worse = [axis for axis in axes if level in axis.rows.levels and axis.worse(level, ALPHA / len(axes))]
-        if worse or evidence.collapsed_at(level):
-            again = next((k for k in evidence.levels if k > level and any(axis.recovers(k) for axis in worse)), None)
-            return Fragile(level=level, losses=tuple(axis.loss(level) for axis in worse), collapsed=not worse, again=again)
+        found = [axis for axis, levels in zip(axes, worse, strict=True) if level in levels]
+        if found or evidence.collapsed_at(level):
+            again = next((k for k in evidence.levels if k > level and any(axis.recovers(k) for axis in found)), None)
+            return Fragile(level=level, losses=tuple(axis.loss(level) for axis in found), collapsed=not found, again=again)
     return Fragile()
+
+
+def _worse(axis: _Axis, alpha: float) -> set[int]:
+    """The levels shown to be worse than dense on an axis; the chance that any is named that is not, is at most alpha.
+
+    Half of it is spent on a fixed sequence from the sparsest level that is evidence down to the first that is not shown to be worse (no
+    correction for the number of levels), which finds a fall that lasts; half on all levels together by Holm's method, which finds one
+    that is made good again.
+    """
+    levels = [level for level in axis.rows.levels if level > 0]
+    p = [axis.worse(level) for level in levels]
+    found = {level for level, adjusted in zip(levels, holm(p), strict=True) if adjusted <= alpha / 2}
+    for level, one in zip(reversed(levels), reversed(p), strict=True):
+        if one > alpha / 2:
+            break
+        found.add(level)
+    return found

@@ -73,7 +73,8 @@ class Share(Change):
     `levels`: those compared; `at`: what the effect is the effect of: all of them, the mean up to the peaks that the seeds were given
     (`to_peak`), or the one level that is hardest to establish. `against`: the control's rounds that the comparison rests on, or the peak's
     levels. `straight_effect`: where the control is interpolated in straight lines. `net_effect`: beyond the control's own change.
-    `se`, `df`: standard error, Satterthwaite's degrees of freedom (a description). `n`: samples. `failed`: attacks that failed.
+    `se`, `df`: standard error, Satterthwaite's degrees of freedom (a description). `n`: samples. `failed`: attacks that failed. `apart`:
+    the seed whose effect lies apart from the others', if one does.
     """
 
     role: Literal["primary", "secondary"] = "primary"
@@ -90,6 +91,7 @@ class Share(Change):
     against: tuple[int, ...] = ()
     n: int = 0
     failed: int = 0
+    apart: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

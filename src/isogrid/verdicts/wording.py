@@ -29,11 +29,11 @@ OBSTACLES: Mapping[Obstacle, str] = {
     "not alike": "not attacked on sparse levels and dense control alike",
     "too few": "no seed, or fewer than eight samples, measured on both",
     "control no evidence": "every attacked round of the control is saturated, void or missing",
-    "no level": "no attacked level >= 1 that keeps its accuracy is evidence (the rest is collapsed, saturated, void or less accurate)",
+    "no level": "no attacked level >= 1 that keeps its accuracy is evidence (the rest is collapsed, saturated, void, less accurate, or "
+    "without a control)",
     "control all zero": "the control's distances are all zero",
-    "one level": "fewer than two attacked levels are evidence (the rest is collapsed, saturated or void)",
+    "one level": "fewer than two attacked levels are evidence (the rest is collapsed, saturated, void or without a control)",
     "peak all zero": "the distances at the peak are all zero",
-    "peak before control": "the peak lies before the first round of the control that is evidence",
     "one seed": "one seed: the variance between seeds cannot be estimated",
     "one network": "one network per level: the variance between trainings cannot be estimated",
 }
@@ -96,6 +96,7 @@ def statement(contrast: Contrast, verdict: Said, reason: str, alpha: float) -> s
     for side, words in said.items():
         effects = [_part(part) for part in contrast.parts if part.speaks(alpha) == side]
         told += [f"{words}: {'; '.join(effects)}."] if effects else []
+    told += [f"Seed {seed} lies apart from the others in {title(part.measure.quantity)}." for part in contrast.parts for seed in part.apart]
     return " ".join([head + (f" ({reason})." if reason else "."), *told])
 
 
@@ -134,8 +135,7 @@ def _rounds(compared: Set[tuple[int, tuple[int, ...]]]) -> str:
     between = sorted({one for level, rounds in compared if level not in rounds and level < rounds[-1] for one in rounds})
     if between:
         text += f"; interpolated between rounds {_listed(between)} (in log(1 + k); verdicts must hold for straight lines too)"
-    last = sorted({rounds[-1] for level, rounds in compared if level > rounds[-1]})
-    return text + (f"; round {_listed(last)} stands for the later ones" if last else "")
+    return text
 
 
 def _listed(levels: Sequence[int]) -> str:

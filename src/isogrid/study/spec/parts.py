@@ -89,7 +89,8 @@ def _shown(config: Config, registry: Registry[Any]) -> str:
     return f"{name}({','.join(told)})" if told else name
 
 
-CONTROL_ROUNDS = (6, 10)
+CONTROL_ROUNDS = (6, 10, 14)
+"""Of studies of 14 rounds; the last round of any other is the last one here: no level beyond it could be judged."""
 
 
 class ControlSpec(Part):

@@ -92,7 +92,8 @@ class Spec(Part):
         each = pruning if isinstance(pruning, list) else [pruning]
         rounds = [one["rounds"] for one in each if isinstance(one, dict) and "rounds" in one]
         if isinstance(control, dict) and "rounds" not in control and rounds and all(isinstance(one, int) for one in rounds):
-            return value | {"control": control | {"rounds": [k for k in CONTROL_ROUNDS if k <= max(rounds)]}}
+            last = max(rounds)
+            return value | {"control": control | {"rounds": [*(k for k in CONTROL_ROUNDS if k < last), *([last] if last > 0 else [])]}}
         return value
 
     @model_validator(mode="after")
