@@ -22,7 +22,7 @@ class Noisy(Objective):
 
     sigma: float = 0.1
 
-    def loss(self, model, x, y, streams):
+    def loss(self, model, x, y, streams, box):
         noise = streams.normal(tuple(x.shape), "noise")
         self.seen.append((streams.ids.clone(), noise))
         return cross_entropy(model(x + self.sigma * noise), y)

@@ -118,4 +118,4 @@ def test_a_penalty_needs_a_weight_and_an_objective_a_name():
         FitConfig(objective="natral")
     with pytest.raises(InputError, match="objective natural: got eps"):
         FitConfig(objective={"name": "natural", "eps": 0.1})
-    assert set(OBJECTIVES) == {"natural"}
+    assert set(OBJECTIVES) == {"natural", "pgd-at", "fast-at", "trades"}

@@ -49,10 +49,10 @@ def _train(network: nn.Module, split: Split, training: TrainingSpec, pruner: Pru
     count = min(BATCH, whole) + (split.train.n % whole == 1)
     small = replace(training.fit(dense=True), epochs=1, batch_size=min(BATCH, whole), early_stop=None)
     x, y = split.train.x[:count], split.train.y[:count]
-    log = fit(network, x, y, small, seed=0, purpose=("rehearsal", 0), masks=Masks.dense(network))
+    log = fit(network, x, y, small, seed=0, purpose=("rehearsal", 0), masks=Masks.dense(network), box=split.train.box)
     if pruner.rounds:
         kind = PRUNERS.make(pruner.at(1))
-        fit(network, x, y, small, seed=0, purpose=("rehearsal", 1), pruner=kind, masks=log.masks, state=log.state)
+        fit(network, x, y, small, seed=0, purpose=("rehearsal", 1), pruner=kind, masks=log.masks, state=log.state, box=split.train.box)
 
 
 def _store(network: nn.Module, fresh: nn.Module) -> None:

@@ -80,3 +80,9 @@ class FitConfig:
         object.__setattr__(self, "objective", OBJECTIVES.plain(self.objective))
         if self.penalty is not None:
             object.__setattr__(self, "penalty", PENALTIES.plain(self.penalty))
+
+    @property
+    def passes(self) -> int:
+        """How many passes forward and back a step takes, for forecasts, which do not load the user's own files (1)."""
+        name = self.objective if isinstance(self.objective, str) else self.objective["name"]
+        return OBJECTIVES.make(self.objective).passes if name in OBJECTIVES else 1

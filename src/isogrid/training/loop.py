@@ -51,6 +51,7 @@ def fit(
     pruner: Pruner | None = None,
     masks: Masks | None = None,
     state: Mapping[str, Tensor] | None = None,
+    box: tuple[float, float] = (0.0, 1.0),
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> FitLog:
     """Train `model` in place on x [N, *S], y [N]; dead weights are exactly zero in every forward pass and afterwards.
@@ -58,7 +59,8 @@ def fit(
     Without a pruner the masks stay as given (None: everything alive); with one, `masks` and `state` are what the parent level finished
     with. Epoch e visits the samples in the order of (seed, "shuffle", purpose, e); what the model itself draws (dropout) comes from
     (seed, "training", purpose, e), and the global random state is left as it was. 4-D inputs and their convolutions run in
-    channels_last where the model can. `on_epoch(epoch, mean loss)` reports progress. Leaves the model in eval mode.
+    channels_last where the model can. `box`: the limits within which an objective moves samples, where it does. `on_epoch(epoch, mean
+    loss)` reports progress. Leaves the model in eval mode.
 
     Layers that are lazy get their weights first; a model with one output z is trained on the logits (0, z); a last batch of one
     sample joins the one before it where the model normalises over batches.
@@ -67,7 +69,7 @@ def fit(
     and where the loss stops being finite.
     """
     started = time.process_time()
-    check_arguments(model, x, y, config, seed, pruner, masks)
+    check_arguments(model, x, y, config, seed, pruner, masks, box)
     y = y.long()
     with isolated(seed, "init", *purpose), layer_named(model, "a first pass"):
         initialise_lazy(model, x)
@@ -78,7 +80,7 @@ def fit(
         raise ModelError("model: no parameter requires gradients: there is nothing to train")
     optimizer = config.optimizer.build(trained)
     model.train()
-    with isolated(seed, "training", *purpose), _loss(config, model, classifier) as loss:
+    with isolated(seed, "training", *purpose), _loss(config, model, classifier, box) as loss:
         parent = Masks.dense(model) if masks is None else masks.on(model)
         if pruner is None:
             dynamics: Dynamics = Static(model, parent)
@@ -95,14 +97,14 @@ def fit(
 
 
 @contextlib.contextmanager
-def _loss(config: FitConfig, model: nn.Module, classifier: nn.Module) -> Iterator[StepLoss]:
+def _loss(config: FitConfig, model: nn.Module, classifier: nn.Module, box: tuple[float, float]) -> Iterator[StepLoss]:
     """The objective's loss on the logits, and the penalty where there is one."""
     objective = OBJECTIVES.make(config.objective)
     penalty = None if config.penalty is None else PENALTIES.make(config.penalty)
     with contextlib.nullcontext() if penalty is None else penalty.on(model) as extra:
 
         def loss(given: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
-            value = objective.loss(classifier if given is model else given, x, y, streams)
+            value = objective.loss(classifier if given is model else given, x, y, streams, box)
             return value if penalty is None or extra is None else value + penalty.weight * extra()
 
         yield loss

@@ -15,12 +15,16 @@ from isogrid.core.modules import unchanged
 from isogrid.core.random import isolated
 from isogrid.sparsity import Masks, Pruner
 from isogrid.training.config import FitConfig
+from isogrid.training.objectives import OBJECTIVES
 
 PROBES = 8
 
 
-def check_arguments(model: object, x: object, y: object, config: object, seed: object, pruner: object, masks: object) -> None:
-    """Raise InputError for what is of the wrong kind, and unless x [N, *S] and y [N] are samples and classes on the model's device."""
+def check_arguments(
+    model: object, x: object, y: object, config: object, seed: object, pruner: object, masks: object, box: tuple[float, float]
+) -> None:
+    """Raise InputError for what is of the wrong kind, and unless x [N, *S] and y [N] are samples and classes on the model's device, in the
+    box where the objective moves samples within it."""
     for field, value, kind, accepted in (
         ("model", model, nn.Module, "a torch.nn.Module"),
         ("x", x, Tensor, "a torch.Tensor"),
@@ -35,8 +39,9 @@ def check_arguments(model: object, x: object, y: object, config: object, seed: o
     assert isinstance(model, nn.Module)
     assert isinstance(x, Tensor)
     assert isinstance(y, Tensor)
-    limit = torch.finfo(x.dtype).max / 4 if x.is_floating_point() else 1.0  # training has no box
-    check_samples(x, y, (-limit, limit))
+    assert isinstance(config, FitConfig)
+    limit = torch.finfo(x.dtype).max / 4 if x.is_floating_point() else 1.0
+    check_samples(x, y, box if OBJECTIVES.make(config.objective).perturbs else (-limit, limit))  # elsewhere training has no box
     device = next((p.device for p in model.parameters()), x.device)
     for name, tensor in (("x", x), ("y", y)):
         if tensor.device != device:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import field, fields
-from typing import Any
+from dataclasses import MISSING, field, fields
+from typing import Any, Final
 
 from isogrid.core import numbers as plain
 from isogrid.core.errors import InputError, one_of
 
+REQUIRED: Final[Any] = MISSING
+"""In the place of a default: the parameter has to be given."""
 Check = Callable[[str, Any], Any]
 """From a parameter's name and the value that was given to the value that is kept; raises InputError."""
 

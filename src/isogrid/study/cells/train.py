@@ -105,7 +105,7 @@ class Train(Cell):
     def cost(self, pace: float) -> float:
         if self.fit is None:
             return 0.5
-        return 0.05 + self.fit.epochs * self.data.counts[0] * (1.1 * pace + 4e-4 / self.fit.batch_size)
+        return 0.05 + self.fit.epochs * self.data.counts[0] * (1.1 * self.fit.passes * pace + 4e-4 / self.fit.batch_size)
 
     def _named(self) -> list[Any]:
         """The configurations that may name files of the user's."""
@@ -142,7 +142,8 @@ class Train(Cell):
                 raise InputError("pruning", self._named(), "the files that the study was planned with: one of them has changed")
             x, y = split.train.x.to(self.device), split.train.y.to(self.device)
             pruner = None if self.pruner is None else PRUNERS.make(self.pruner)
-            log = fit(network, x, y, self.fit, seed=self.seed, purpose=("level", self.level), pruner=pruner, masks=masks, state=state)
+            purpose, box = ("level", self.level), split.train.box
+            log = fit(network, x, y, self.fit, seed=self.seed, purpose=purpose, pruner=pruner, masks=masks, state=state, box=box)
             losses, masks, state = log.losses, log.masks, log.state
         records, metrics = evaluate(network, split.test.to(self.device))
         metrics |= {
