@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 
@@ -160,7 +161,7 @@ def test_what_was_not_checked_has_not_passed() -> None:
     assert set(bare.values()) == {"passed", "not checked"}
     full = LevelInputs(
         clean=clean(repeat_difference=0.0, training=()),
-        attacks=(record(100), record(50, free=True), record(200, eps=None)),
+        attacks=(record(100), replace(record(100), leaky=True), record(50, free=True), record(200, eps=None)),
         doubled=((record(100), record(100)),),
         growth=(Growth(records=(record(100), record(200, eps=0.2))),),
     )

@@ -54,7 +54,7 @@ def make(config: Mapping[str, Any]) -> Attack:
     """An attack from its name and parameters; raises InputError for an unknown name or parameter, with the nearest accepted one.
 
     >>> make({"name": "fgs", "eps": 0.1})
-    FGS(domain='box', eps=0.1)
+    FGS(domain='box', eps=0.1, backward='exact')
     """
     if not isinstance(config, Mapping):
         raise InputError("attack", config, "a name and parameters, as {'name': 'fgs', 'eps': 0.1}")

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Loss, Problem, Role
 from isogrid.attacks.driver.kinds import SPENT, FixedBudget
 from isogrid.attacks.driver.parameters import choice, number, switch, whole
@@ -127,6 +128,7 @@ def _climb(
         runs.needed = losses(runs.run)(clean, problem.y[owner]).to(x.dtype)
     for t in range(steps + 1):
         loss = losses(runs.run)
+        problem.progress(t / steps)
         if t < steps:
             z, value, gradient = problem.gradient(runs.x, loss, runs.owner)
             runs.gradient = gradient
@@ -234,6 +236,7 @@ class APGD(FixedBudget):
     restarts: int = whole(1)
     prospect: float | None = number(None, 0, 1, low_open=True, high_open=False, otherwise="all steps", word="thrifty")
     exhaustive: bool = switch(False, "exhaustive")
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     @final
     def search(self, problem: Problem) -> Tensor:

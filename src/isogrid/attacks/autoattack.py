@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.apgd import APGD, APGDCE, APGDT
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Attack, Problem, Role, log_odds
 from isogrid.attacks.driver.kinds import Composed, FixedBudget
 from isogrid.attacks.driver.parameters import choice, switch, whole
@@ -55,7 +56,7 @@ def strongest(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
     found, top = problem.x.clone(), problem.x.new_full((problem.n,), -math.inf)
     broken = torch.zeros(problem.n, dtype=torch.bool, device=found.device)
     for attack in attacks:
-        tried = _candidates(attack, problem)
+        tried = attack.propose(problem)
         z = problem.logits(tried)
         value, wrong = log_odds(z, problem.y), z.argmax(1) != problem.y
         within = problem.norm.size(tried - problem.x) <= problem.domain.allowed(problem.budget)
@@ -75,7 +76,7 @@ def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
     for attack in attacks:
         part = problem.take(alive)
         assert part.budget is not None
-        tried = _candidates(attack, part)
+        tried = attack.propose(part)
         within = problem.norm.size(tried - part.x) <= part.domain.allowed(part.budget)
         broken = within & (part.logits(tried).argmax(1) != part.y)
         found[alive[broken]] = tried[broken]
@@ -83,10 +84,6 @@ def cascade(problem: Problem, attacks: Sequence[Attack]) -> Tensor:
         if not len(alive):
             break
     return found
-
-
-def _candidates(attack: Attack, part: Problem) -> Tensor:
-    return part.domain.clip(attack.search(part).detach())
 
 
 @final
@@ -162,6 +159,7 @@ class AutoAttack(FixedBudget):
     queries: int = whole(5000)
     thrifty: bool = switch(False, "thrifty")
     exhaustive: bool = switch(False, "exhaustive")
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return sum(part.expected_gradients() for part in self.parts)
@@ -169,11 +167,13 @@ class AutoAttack(FixedBudget):
     @property
     def parts(self) -> tuple[Attack, ...]:
         """The four attacks, in their order."""
+        threat: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "domain": self.domain}
+        gradients: dict[str, Any] = threat | {"steps": self.steps, "backward": self.backward}
         parts: tuple[Attack, ...] = (
-            APGDCE(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps),
-            APGDT(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps, targets=self.targets),
-            FAB(eps=self.eps, norm=self.norm, domain=self.domain, steps=self.steps, targets=self.targets, converge=self.thrifty),
-            Square(eps=self.eps, norm=self.norm, domain=self.domain, queries=self.queries),
+            APGDCE(**gradients),
+            APGDT(**gradients, targets=self.targets),
+            FAB(**gradients, targets=self.targets, converge=self.thrifty),
+            Square(**threat, queries=self.queries),
         )
         parts = tuple(map(thrifty, parts)) if self.thrifty else parts
         return tuple(map(exhaustive, parts)) if self.exhaustive else parts

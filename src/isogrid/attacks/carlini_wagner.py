@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Problem, Role
 from isogrid.attacks.driver.kinds import SPENT, MinimumNorm
-from isogrid.attacks.driver.parameters import number, switch, whole
+from isogrid.attacks.driver.parameters import choice, number, switch, whole
 from isogrid.attacks.steps.losses import negative_margin, negative_margin_slope
 from isogrid.attacks.steps.penalty import Converging, Pixels
 from isogrid.core.norms import L2, rows as per_row
@@ -73,6 +74,7 @@ class CarliniWagner(MinimumNorm):
     patience: int | None = whole(None, otherwise="steps / 8, at least 8")
     polish: int = whole(3, 0)
     queries: int = whole(4, 0)
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     @property
     def unset(self) -> Mapping[str, Any]:
@@ -107,6 +109,7 @@ class CarliniWagner(MinimumNorm):
         rows, succeeded = torch.arange(problem.n, device=v.device), torch.zeros_like(length, dtype=torch.bool)
         mean, square, before, check = torch.zeros_like(v), torch.zeros_like(v), torch.full_like(length, torch.inf), max(1, steps // CHECKS)
         for step in range(steps):
+            problem.progress(step / steps)
             there, slope = pixels.forward(v)
             logits, gradient = problem.pull_back(there, negative_margin_slope, rows)
             gap = self.kappa - negative_margin(logits, problem.y[rows])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Domain, Problem, Role
 from isogrid.attacks.driver.kinds import SPENT, MinimumNorm
-from isogrid.attacks.driver.parameters import number, switch, whole
+from isogrid.attacks.driver.parameters import choice, number, switch, whole
 from isogrid.attacks.steps.annealed import Verdicts, anneal
 from isogrid.attacks.steps.losses import log_odds_slope
 from isogrid.attacks.steps.schedules import CONVERGING, fixed
@@ -66,6 +67,7 @@ class DDN(MinimumNorm):
     sharpness: float | None = number(10.0, 0, low_open=True, otherwise="logits as they are")
     gamma: float = number(0.05, 0, 1, low_open=True)
     init_norm: float = number(1.0, 0, low_open=True)
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return SPENT * self.steps

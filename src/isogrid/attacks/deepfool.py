@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Loss, Problem, Role, margin
 from isogrid.attacks.driver.kinds import SPENT, MinimumNorm
 from isogrid.attacks.driver.parameters import choice, number, whole
@@ -63,6 +64,7 @@ def _walk(
     domain, fooled = problem.domain, []
     for step in range(steps):
         share = 1 / max(1, parts - step)
+        problem.progress(step / steps)
         here, y = x[rows], problem.y[rows]
         wanted: Tensor | Loss = _highest(candidates) if classes is None else classes[rows]
         logits, chosen, gradients = problem.boundaries(here, wanted, rows)
@@ -164,6 +166,7 @@ class DeepFool(MinimumNorm):
     overshoot: float = number(0.02, 0, 1, high_open=False)
     candidates: int | None = whole(3, otherwise="all classes")
     parts: int | None = whole(None, otherwise="3 in a box and 1 in the free domain")
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return SPENT * self.steps
@@ -211,6 +214,7 @@ class SuperDeepFool(MinimumNorm):
     overshoot: float = number(0.02, 0, 1, high_open=False)
     candidates: int | None = whole(9, otherwise="all classes")
     queries: int = whole(6, 0)
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return SPENT * self.steps

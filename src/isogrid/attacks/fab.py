@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Problem, Role, margin
 from isogrid.attacks.driver.kinds import SPENT, EitherKind
 from isogrid.attacks.driver.parameters import choice, number, switch, whole
@@ -74,6 +75,7 @@ class FAB(EitherKind):
     alpha_max: float = number(0.1, 0, 1, high_open=False)
     eta: float = number(1.05, 1)
     beta: float = number(0.9, 0, 1, low_open=True, high_open=False)
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return SPENT * self.steps * self.targets * self.restarts
@@ -124,6 +126,7 @@ class FAB(EitherKind):
         nearest = torch.full_like(closest.size[rows], math.inf)
         idle = torch.zeros_like(nearest)
         for step in range(self.steps):
+            problem.progress(step / self.steps)
             z, f, w = problem.gradient(x.view(-1, *shape), targeted_margin(target), rows)
             w = w.flatten(1)
             own, other = (z.gather(1, k[:, None]).squeeze(1) for k in (problem.y[rows], target))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Problem, Role, log_odds
 from isogrid.attacks.driver.kinds import FixedBudget
-from isogrid.attacks.driver.parameters import number
+from isogrid.attacks.driver.parameters import choice, number
 from isogrid.core.norms import rows
 
 
@@ -30,6 +31,8 @@ class FGS(FixedBudget):
     strength: ClassVar[Mapping[str, int]] = {"linf": 10}  # below rFGS: Tramer et al. 2018
     moves_misclassified: ClassVar[bool] = True
     state_copies: ClassVar[int] = 4
+
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return 1.0
@@ -56,6 +59,7 @@ class RFGS(FixedBudget):
     state_copies: ClassVar[int] = 5
 
     share: float = number(0.5, 0, 1, high_open=False)
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return 1.0

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Domain, Problem, Role
 from isogrid.attacks.driver.kinds import SPENT, MinimumNorm
 from isogrid.attacks.driver.parameters import choice, number, switch, whole
@@ -74,6 +75,7 @@ class FMN(MinimumNorm):
     converge: bool = switch(False, "converging")
     tolerance: float = number(1e-3, 0, 1)
     sharpness: float | None = number(10.0, 0, low_open=True, otherwise="logits as they are")
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return SPENT * self.steps

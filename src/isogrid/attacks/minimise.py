@@ -81,7 +81,7 @@ class Minimise(Composed):
         rows = torch.arange(problem.n, device=found.device)
         while len(rows):
             part = problem.take(rows).with_budget(radius[rows])
-            tried = problem.domain.clip(self.attack.search(part).detach())
+            tried = self.attack.propose(part)
             size = problem.norm.size(tried - part.x)
             broken = (part.logits(tried).argmax(1) != part.y) & (size > 0) & (size < high[rows])
             low[rows[~broken]] = radius[rows[~broken]]

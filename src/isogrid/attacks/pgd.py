@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import KINDS
 from isogrid.attacks.driver.base import Problem, Role
 from isogrid.attacks.driver.kinds import SPENT, FixedBudget
 from isogrid.attacks.driver.parameters import choice, number, switch, whole
@@ -56,6 +57,7 @@ class PGD(FixedBudget):
     loss: Literal["ce", "margin"] = choice("ce", SLOPES)
     early_stop: bool = switch(True)
     exhaustive: bool = switch(False, "exhaustive")
+    backward: Literal["exact", "leaky"] = choice("exact", KINDS, "leaky")
 
     def expected_gradients(self) -> float:
         return SPENT * self.steps * self.restarts
@@ -84,7 +86,8 @@ class PGD(FixedBudget):
     def _climb(self, problem: Problem, region: Region, x: Tensor) -> Tensor:
         """The last iterates after all steps on all rows."""
         slope, stride, x = SLOPES[self.loss], self._stride(problem), x.clone()
-        for _ in range(self.steps):
+        for step in range(self.steps):
+            problem.progress(step / self.steps)
             _step(region, x, problem.pull_back(x, slope)[1], stride)
         return x
 
@@ -100,6 +103,7 @@ class PGD(FixedBudget):
         found, top = x.clone(), x.new_full((problem.n,), -math.inf)
         broken = torch.zeros(problem.n, dtype=torch.bool, device=x.device)
         for step in range(self.steps + 1):
+            problem.progress(step / self.steps)
             z, gradient = problem.pull_back(x, slope) if step < self.steps else (problem.logits(x), None)
             value, wrong = loss(z, problem.y).to(x.dtype), z.argmax(1) != problem.y
             better = improves(wrong, value, broken, top)
@@ -116,6 +120,7 @@ class PGD(FixedBudget):
         rows, y, idle = torch.arange(problem.n, device=x.device), problem.y, broken.clone()
         for step in range(self.steps + 1):
             gradient = None
+            problem.progress(step / self.steps)
             if step < self.steps:
                 z, gradient = problem.pull_back(x, slope, rows)
             else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from isogrid.audit.check import CLEAN, Check, Occurrences, Scope, many, of, share, where
-from isogrid.audit.records import LevelInputs
+import numpy as np
+
+from isogrid.audit.check import CLEAN, MANY, Check, Occurrence, Occurrences, Scope, many, of, share, where
+from isogrid.audit.records import AttackRecord, LevelInputs
 
 SATURATION_GAP: Final = 16.6
 """log(2^24): at this logit gap 1 - p_y rounds to 0 in float32, and the plain cross-entropy has no gradient left."""
@@ -60,4 +62,45 @@ class CrossEntropySaturation(Check):
             yield share(wide, total, "", text)
 
 
-__all__ = ["CrossEntropySaturation", "ZeroGradients"]
+class BlindGradients(Check):
+    """Samples that fall where dead units let the gradient through, and to no attack that follows the exact one."""
+
+    code = "IG013"
+    title = "dead units hide adversarial examples from plain gradients"
+    severity = "warning"
+    remedy = (
+        "Figures of attacks with exact gradients overstate the robustness of this level, the sparser the more: read the envelope, of "
+        "which the leaky attacks (`backward: leaky`) are a part."
+    )
+
+    def applies(self, inputs: LevelInputs) -> Scope:
+        leaky = [record for record in inputs.attacks if record.leaky]
+        return where(any(self._plain(inputs, record) for record in leaky), "no attack with a leaky backward pass beside an exact one")
+
+    def look(self, inputs: LevelInputs) -> Occurrences:
+        for record in inputs.attacks:
+            plain = self._plain(inputs, record) if record.leaky else []
+            if not plain:
+                continue
+            if record.eps is not None:
+                known = np.any([one.broken_at(record.eps) for one in plain], axis=0)
+                hidden, total = int((record.success & ~known).sum()), int(inputs.clean.correct.sum())
+                if many(hidden, total, least=2):
+                    text = f"{record.attack}: turns {of(hidden, total)} correct samples that no attack with exact gradients turned"
+                    yield share(hidden, total, record.attack, text)
+                continue
+            best = np.min([np.where(one.success, one.distance, np.inf) for one in plain], axis=0)
+            both = record.success & np.isfinite(best)
+            before, after = (float(values[both].mean()) if both.any() else 0.0 for values in (best, np.minimum(best, record.distance)))
+            if after < (1 - MANY) * before:
+                shorter = 1 - after / before
+                text = f"{record.attack}: the mean distance is {shorter:.1%} shorter than that of all attacks with exact gradients"
+                yield Occurrence(about=record.attack, share=shorter, text=text)
+
+    def _plain(self, inputs: LevelInputs, leaky: AttackRecord) -> list[AttackRecord]:
+        """The attacks with exact gradients on the same threat model."""
+        same = [r for r in inputs.attacks if (r.norm, r.domain) == (leaky.norm, leaky.domain) and not r.leaky and not r.gradient_free]
+        return [record for record in same if (record.eps is None) >= (leaky.eps is None)]
+
+
+__all__ = ["BlindGradients", "CrossEntropySaturation", "ZeroGradients"]

@@ -106,6 +106,7 @@ class AttackRecord:
     margin: Floats
     zero_gradient: Bools
     reported: bool = True
+    leaky: bool = False
 
     @property
     def gradient_free(self) -> bool:
@@ -148,6 +149,7 @@ class AttackRecord:
             margin=padded(values["margin"].astype(np.float64), np.nan),
             zero_gradient=padded(values["zero_gradient"].astype(bool), False),
             reported=reported,
+            leaky=getattr(attack, "backward", "exact") == "leaky",
         )
 
 

@@ -125,4 +125,5 @@ def _record(attacked: Attacked, clean: pd.DataFrame) -> AttackRecord:
         margin=whole("margin", math.nan, np.float64),
         zero_gradient=whole("zero_gradient", False, bool),
         reported=not about.partial,
+        leaky=about.leaky,
     )

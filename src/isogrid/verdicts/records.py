@@ -22,7 +22,7 @@ class About:
     """What tables need to know of an attack when its code may be gone: its id, its threat model, what its success and failure say.
 
     `role`: what its success and failure say about masked gradients (see `audit`). `gradients`: about how many it costs per
-    sample. `strength`: its rank, larger is stronger.
+    sample. `strength`: its rank, larger is stronger. `leaky`: dead units let its gradients through.
     `partial`: it sees only the survivors of the attacks before it, and speaks through the envelope alone.
     """
 
@@ -34,6 +34,7 @@ class About:
     role: Literal["gradient-free", "mixed", "weak", "strong"]
     gradients: float
     strength: int = 0
+    leaky: bool = False
     partial: bool = False
 
 

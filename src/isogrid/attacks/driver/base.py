@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from isogrid.attacks.driver.backward import Backward
 from isogrid.attacks.driver.parameters import check_parameters, choice
 from isogrid.attacks.driver.problem import Counts, Domain, Loss, Model, Problem, log_odds, margin
 from isogrid.attacks.driver.subject import Subject, as_classifier, batch_rows, check_samples, frozen, prepared
@@ -43,6 +44,8 @@ class AttackOutcome:
     before and after. margin [B]: z_y - max other at x_adv. success [B]: classified correctly before, wrongly after, within the
     domain and the budget. distance [B]: 0 where the clean prediction is wrong already, ||x_adv - x|| where the attack succeeded,
     inf where it failed. zero_gradient [B]: the first loss gradient was exactly zero. forwards / backwards [B]: queries.
+    opened: of a leaky backward pass, whether it found a dead unit's gate to open (False: the model has none that it can see, and the search
+    was an exact one); None where the backward pass was exact.
     """
 
     attack: str
@@ -59,6 +62,7 @@ class AttackOutcome:
     zero_gradient: Tensor
     forwards: Tensor
     backwards: Tensor
+    opened: bool | None = None
 
     @property
     def correct(self) -> Tensor:
@@ -142,6 +146,18 @@ class Attack(ABC):
     @abstractmethod
     def search(self, problem: Problem) -> Tensor:
         """Candidates x_adv [B, *S] for `problem`; where nothing was found, anything (the clean sample, say)."""
+
+    @final
+    def propose(self, problem: Problem) -> Tensor:
+        """What `search` finds, inside the domain: how attacks call each other."""
+        return problem.domain.clip(self._found(problem))
+
+    def _found(self, problem: Problem) -> Tensor:
+        """What `search` finds with this attack's own backward pass, as it is."""
+        own = Backward(kind=getattr(self, "backward", "exact"))
+        found = self.search(replace(problem, backward=own)).detach()
+        problem.backward.opened |= own.opened
+        return found
 
     @final
     def __call__(
@@ -241,7 +257,7 @@ class Attack(ABC):
         if len(attacked):
             # a copy even where it is every row: a search may write into its own x, never the caller's
             with subject.layout:
-                x_adv[attacked] = self.search(problem.take(attacked)).detach().to(x.dtype)
+                x_adv[attacked] = self._found(problem.take(attacked)).to(x.dtype)
         x_adv, adversarial, gap, distance, counted = _verify(model, problem, x_adv, correct)
         success = correct & (adversarial != y) & counted
         return AttackOutcome(
@@ -259,6 +275,7 @@ class Attack(ABC):
             zero_gradient=counts.zero_gradient,
             forwards=counts.forwards,
             backwards=counts.backwards,
+            opened=None if getattr(self, "backward", "exact") == "exact" else problem.backward.opened,
         )
 
 
@@ -295,7 +312,9 @@ def _verify(model: Model, problem: Problem, x_adv: Tensor, correct: Tensor) -> t
 def _join(parts: list[AttackOutcome]) -> AttackOutcome:
     def whole(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
-        return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+        if isinstance(values[0], Tensor):
+            return torch.cat(values)
+        return any(values) if isinstance(values[0], bool) else values[0]
 
     return AttackOutcome(**{f.name: whole(f.name) for f in fields(AttackOutcome)})
 

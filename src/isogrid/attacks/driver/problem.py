@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isogrid.attacks.driver.backward import Backward, exact_gradient
 from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.norms import Norm, allowed
 from isogrid.core.random import Streams
@@ -93,7 +94,7 @@ class Problem:
     `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
     `rows`: this problem's rows in the batch that `counts` covers; `room`: how many rows the batch rule allows at once (a search that
     runs a sample several times side by side keeps to it). `unit`: the rounding unit of the model's own logits, which are handed out in x's
-    type. All tensors live on one device.
+    type. `backward`: what its gradients are; a search says by `progress` how far it has come. All tensors live on one device.
     """
 
     model: Model
@@ -108,6 +109,7 @@ class Problem:
     rows: Tensor
     room: int
     unit: float
+    backward: Backward = field(default_factory=Backward)
 
     @property
     def n(self) -> int:
@@ -129,11 +131,16 @@ class Problem:
             rows=self.rows[rows],
             room=self.room,
             unit=self.unit,
+            backward=self.backward,
         )
 
     def with_budget(self, budget: Tensor | None) -> Problem:
         """The same problem under another radius per row."""
         return replace(self, budget=budget)
+
+    def progress(self, t: float) -> None:
+        """Say how far the search has come, t from 0 (the start) to 1 (the end), before its next gradient: a leaky one depends on it."""
+        self.backward.at(t)
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
@@ -148,10 +155,9 @@ class Problem:
             leaf = x.detach().requires_grad_()
             z = self._with_graph(leaf)
             value = loss(z, y)
-            (gradient,) = torch.autograd.grad(value.sum(), leaf)
         where = self._where(rows)
-        self._note_zero(gradient, where, self._first(where))
-        self._count(where, forwards=1, backwards=1)
+        self._count(where, forwards=1, backwards=0)
+        gradient = self._gradient(value.sum(), leaf, None, where, self._first(where))
         return z.detach(), value.detach(), gradient.contiguous()
 
     def pull_back(self, x: Tensor, slope: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -164,10 +170,9 @@ class Problem:
             leaf = x.detach().requires_grad_()
             z = self._with_graph(leaf)
         logits = z.detach()
-        (gradient,) = torch.autograd.grad(z, leaf, slope(logits, y))
         where = self._where(rows)
-        self._note_zero(gradient, where, self._first(where))
-        self._count(where, forwards=1, backwards=1)
+        self._count(where, forwards=1, backwards=0)
+        gradient = self._gradient(z, leaf, slope(logits, y), where, self._first(where))
         return logits, gradient.contiguous()
 
     def boundaries(self, x: Tensor, classes: Tensor | Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
@@ -184,16 +189,27 @@ class Problem:
         chosen = classes if isinstance(classes, Tensor) else classes(logits, y)
         where, k = self._where(rows), chosen.shape[1]
         first = self._first(where)
-        self._count(where, forwards=1, backwards=k)
+        self._count(where, forwards=1, backwards=0)
 
         def gradients() -> Iterator[Tensor]:
             for j in range(k):
                 seed = torch.zeros_like(logits).scatter_(1, chosen[:, j, None], 1.0).scatter_(1, y[:, None], -1.0)
-                (gradient,) = torch.autograd.grad(z, leaf, seed, retain_graph=j < k - 1)
-                self._note_zero(gradient, where, first)
-                yield gradient.contiguous()
+                yield self._gradient(z, leaf, seed, where, first, keep=j < k - 1).contiguous()
 
         return logits, chosen, gradients()
+
+    def _gradient(
+        self, outputs: Tensor, leaf: Tensor, weights: Tensor | None, where: Tensor, first: Tensor | None, *, keep: bool = False
+    ) -> Tensor:
+        """One backward pass of the search; at a row's first one, the exact gradient says whether it is zero."""
+        if first is not None and self.backward.slope:
+            self._note_zero(exact_gradient(outputs, leaf, weights, keep=True), where, first)
+            self._count(where, forwards=0, backwards=1)
+        gradient = self.backward.gradient(outputs, leaf, weights, keep=keep)
+        if first is not None and not self.backward.slope:
+            self._note_zero(gradient, where, first)
+        self._count(where, forwards=0, backwards=1)
+        return gradient
 
     def _with_graph(self, leaf: Tensor) -> Tensor:
         z = self.model(leaf)

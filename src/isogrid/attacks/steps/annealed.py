@@ -204,6 +204,7 @@ def anneal(
         if sharpness is not None:
             scale = scale * plan.focus(live.cycle, live.clock)
         point = live.point.view(-1, *problem.x.shape[1:])
+        problem.progress(step / plan.leaky_steps)
         last = step == steps - 1
         if step == 0:
             logits, gradient = _first_gradient(problem, point, record, slope, sharpness)

@@ -150,8 +150,11 @@ class Converging:
         work = _Work(problem, pixels.inverse(problem.x), self.c0 or 0.0)
         pace = self._pace(pixels).to(best)
         with torch.no_grad():
+            moves = 0
             while work.n:
+                problem.progress(moves / self.steps)
                 self._advance(problem, pixels, work, best, length, pace)
+                moves += 1
         found = torch.nonzero(torch.isfinite(length)).squeeze(1)
         if self.kappa == 0 and len(found):
             near = margin(problem.logits(problem.x[found], found), problem.y[found]) if self.queries else length[found]

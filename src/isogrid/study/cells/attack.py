@@ -24,7 +24,7 @@ from isogrid.verdicts.records import About
 
 def about(identity: str, attack: attacks.Attack, **other: Any) -> About:
     """The facts of an attack under its id in tables; `other` replaces some."""
-    facts = {
+    facts: dict[str, Any] = {
         "id": identity,
         "name": attack.name,
         "norm": attack.threat.name,
@@ -33,6 +33,7 @@ def about(identity: str, attack: attacks.Attack, **other: Any) -> About:
         "role": attack.role,
         "strength": attack.strength.get(attack.threat.name, 0),
         "gradients": attack.expected_gradients(),
+        "leaky": getattr(attack, "backward", "exact") == "leaky",
     }
     return About(**facts | other)
 
