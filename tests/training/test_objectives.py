@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import generator
 from isogrid.core.targets import load_target
-from isogrid.sparsity import prunable
+from isogrid.sparsity import activation_sparsity, prunable
 from isogrid.training import OBJECTIVES, PENALTIES, FitConfig, OptimizerConfig, fit
 
 OWN = Path(__file__).with_name("own.py")
@@ -100,8 +100,69 @@ def test_a_penalty_of_ones_own_watches_activations_and_leaves_no_hook():
     assert not any(m._forward_hooks for m in less.modules())
 
 
-def test_a_penalty_of_weight_0_changes_nothing():
-    assert torch.equal(flat(train()[0]), flat(train(penalty={"name": "l1-weights", "weight": 0})[0]))
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_penalty_of_weight_0_changes_nothing(name):
+    assert torch.equal(flat(train()[0]), flat(train(penalty={"name": name, "weight": 0})[0]))
+
+
+class Forms(nn.Module):
+    """The same network with a ReLU as a method, in place, and a second one after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x):
+        hidden = torch.relu_(self.body[0](x))
+        return self.body[2](hidden.clamp(min=0).mul_(2.0) / 2)
+
+
+@pytest.mark.parametrize(("module", "times"), [(network, 1), (Forms, 2)])
+@pytest.mark.parametrize("objective", ["natural", {"name": "pgd-at", "eps": 0, "steps": 2}, {"name": "trades", "eps": 1e-12, "steps": 2}])
+def test_the_l1_penalty_of_activations_is_its_formula_in_loss_and_gradient(objective, module, times):
+    x, y = problem(16)
+    net, expected = module(), network()
+    config = FitConfig(
+        epochs=1,
+        batch_size=16,
+        optimizer=PLAIN,
+        schedule="constant",
+        objective=objective,
+        penalty={"name": "l1-activations", "weight": 0.02 / times},
+    )
+    size = expected[1](expected[0](x)).abs().sum(1).mean()
+    loss = nn.functional.cross_entropy(expected(x), y) + 0.02 * size
+    loss.backward()
+    with torch.no_grad():
+        for p in expected.parameters():
+            p -= 0.1 * p.grad
+    log = fit(net, x, y, config, seed=0)
+    assert log.losses[0] == pytest.approx(float(loss.detach()), rel=1e-6)
+    torch.testing.assert_close(flat(net), flat(expected))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_the_l1_penalty_of_activations_makes_them_sparse():
+    x, _ = problem()
+    plain, sparse = (train(epochs=20, penalty=p)[0] for p in (None, {"name": "l1-activations", "weight": 0.1}))
+    assert activation_sparsity(sparse, x).total > activation_sparsity(plain, x).total + 0.1
+
+
+def test_passes_of_the_model_beside_the_loss_are_not_penalised():
+    net, (x, _) = network().train(), problem(8)
+    with PENALTIES.make({"name": "l1-activations", "weight": 1.0}).on(net) as extra:
+        with torch.no_grad():
+            net(x)  # as when statistics are gathered
+        net.eval()(x)  # as in an attack
+        net.train()(x[:4])
+        expected = net[1](net[0](x[:4])).sum(1).mean()
+        torch.testing.assert_close(extra(), expected)
+
+
+def test_a_network_without_a_relu_has_no_activations_to_penalise():
+    net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    with pytest.raises(ModelError, match="penalty l1-activations: the model has no ReLU"):
+        fit(net, *problem(), FitConfig(epochs=1, penalty={"name": "l1-activations", "weight": 0.1}), seed=0)
 
 
 @pytest.mark.parametrize("name", PENALTIES)

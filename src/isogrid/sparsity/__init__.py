@@ -1,6 +1,7 @@
 """Masks, and the methods that choose them; `PRUNERS` is the registry, one row a method."""
 
 from isogrid.core.registry import Registry
+from isogrid.sparsity.activations import ActivationSparsity, activation_sparsity
 from isogrid.sparsity.allocation import ALLOCATIONS, Allocation, survivors
 from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitude
 from isogrid.sparsity.dense import Dense
@@ -16,6 +17,7 @@ __all__ = [
     "ALLOCATIONS",
     "CRITERIA",
     "PRUNERS",
+    "ActivationSparsity",
     "Allocation",
     "Batch",
     "Criterion",
@@ -28,6 +30,7 @@ __all__ = [
     "Pruner",
     "Static",
     "Training",
+    "activation_sparsity",
     "counted_share",
     "enforce",
     "forget",

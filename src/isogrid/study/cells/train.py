@@ -24,7 +24,7 @@ from isogrid.core.random import derive, generator
 from isogrid.core.registry import sources_of
 from isogrid.data import Samples
 from isogrid.metrics.robustness import class_accuracy
-from isogrid.sparsity import PRUNERS, Masks, live_outputs
+from isogrid.sparsity import PRUNERS, ActivationSparsity, Masks, activation_sparsity, live_outputs
 from isogrid.study.cells.base import BESIDE, Cell, Result, Row
 from isogrid.study.cells.data import Data
 from isogrid.study.store import Entry, Store
@@ -165,6 +165,8 @@ class Train(Cell):
         for k, value in enumerate(class_accuracy(label, prediction, int(label.max()) + 1)):
             yield Row(f"accuracy_class_{k}", "", "", "", none, float(value), int((label == k).sum()))
         yield Row("collapsed", "", "", "", none, float(entry.metrics["collapsed"]), len(clean))
+        for metric, value in entry.metrics["activations"].items():
+            yield Row(metric, "", "", "", none, value, len(clean))
 
 
 _recent: dict[tuple[str, str], nn.Module] = {}
@@ -195,13 +197,21 @@ def evaluate(network: nn.Module, test: Samples) -> tuple[pd.DataFrame, dict[str,
         }
     )
     live = live_outputs(network, test.x)
+    relus = activation_sparsity(network, test.x)
     constant = bool((prediction == prediction[0]).all())
     return frame, {
         "accuracy": float((prediction == test.y).double().mean()),
         "dead_outputs": int((~live).sum()),
         "constant": constant,
         "collapsed": constant or not bool(live.all()),
+        "activations": {} if relus is None else _shares(relus),
         "rounding": seen.rounding,
         "probabilities": seen.probabilities,
         "repeat_difference": seen.repeat_difference if math.isfinite(seen.repeat_difference or 0.0) else None,
     }
+
+
+def _shares(relus: ActivationSparsity) -> dict[str, float]:
+    """The shares of zeros by the metric's name: of all ReLUs together, of the one that feeds the last layer, of each in its turn."""
+    each = {f"activation_sparsity_relu_{k}": share for k, share in enumerate(relus.shares, 1)}
+    return {"activation_sparsity": relus.total, "activation_sparsity_last": relus.last} | each
