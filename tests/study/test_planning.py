@@ -201,3 +201,9 @@ def test_a_box_of_ones_own_is_the_studys(tmp_path):
 def test_a_name_that_leads_out_of_the_folder_is_refused(name):
     with pytest.raises(InputError, match="one folder"):
         Spec.parse(BASE | {"name": name})
+
+
+def test_an_affine_map_has_no_dead_units_to_attack():
+    leaky = {"attacks": ["fgs", {"name": "fgs", "backward": "leaky"}], "models": ["linear", "lenet-300-100"]}
+    found = {(level.arm.model, cell.about.id) for level in plan(Spec.parse(BASE | leaky)).levels for cell in level.attacks}
+    assert found == {("linear", "fgs@0.1"), ("lenet-300-100", "fgs@0.1"), ("lenet-300-100", "fgs-leaky@0.1")}

@@ -200,6 +200,8 @@ class _Planner:
         by_threat: dict[tuple[str, str, float | None], list[Attack]] = {}
         for entry in self.spec.control_attacks if arm.control else self.spec.attacks:
             for identity, attack in entry.named():
+                if self.network.linear and getattr(attack, "backward", "exact") == "leaky":
+                    continue  # an affine map has no unit that could be dead: it is the exact attack once more
                 earlier = by_threat.setdefault((attack.threat.name, attack.domain, attack.budget), [])
                 before = tuple(earlier) if entry.survivors else ()
                 cell = Attack(
