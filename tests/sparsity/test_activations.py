@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from isogrid.core.random import generator
 from isogrid.sparsity import activation_sparsity
-from isogrid.sparsity.activations import BATCH, watch_relus
+from isogrid.sparsity.activations import BATCH, learns, watch_relus
 
 
 class Calls(nn.Module):
@@ -121,18 +121,20 @@ def test_a_pass_that_raises_ends_the_watch():
     def fails(x):
         raise RuntimeError("no")
 
-    net = Calls(fails)
-    with watch_relus(net, seen.append, training=True), pytest.raises(RuntimeError, match="no"):
+    net = nn.Sequential(nn.Linear(3, 3), Calls(fails))
+    with watch_relus(net, seen.append, when=learns), pytest.raises(RuntimeError, match="no"):
         net(signed())
-    with watch_relus(net, seen.append, training=True):
+    with watch_relus(net, seen.append, when=learns):
         torch.relu(signed())
     assert not seen
 
 
-def test_only_passes_of_the_mode_that_is_asked_for_are_watched():
-    net, seen = Calls(torch.relu), []
-    with watch_relus(net, seen.append, training=True):
-        net.eval()(signed())
+def test_only_passes_that_parameters_learn_from_are_watched_where_that_is_asked_for():
+    net, seen = Reused(), []
+    with watch_relus(net, seen.append, when=learns):
+        with torch.no_grad():
+            net(signed())
+        net.requires_grad_(False)(signed().requires_grad_())
         assert not seen
-        net.train()(signed())
-    assert len(seen) == 1
+        net.requires_grad_(True).eval()(signed())
+    assert len(seen) == 2

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from isogrid.attacks.driver.subject import frozen
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import generator
 from isogrid.core.targets import load_target
-from isogrid.sparsity import activation_sparsity, prunable
+from isogrid.sparsity import Dense, Static, activation_sparsity, prunable
 from isogrid.training import OBJECTIVES, PENALTIES, FitConfig, OptimizerConfig, fit
 
 OWN = Path(__file__).with_name("own.py")
@@ -153,10 +154,26 @@ def test_passes_of_the_model_beside_the_loss_are_not_penalised():
     with PENALTIES.make({"name": "l1-activations", "weight": 1.0}).on(net) as extra:
         with torch.no_grad():
             net(x)  # as when statistics are gathered
-        net.eval()(x)  # as in an attack
-        net.train()(x[:4])
+        with frozen(net):
+            net(x.clone().requires_grad_())  # as in an attack
+        net(x[:4])
         expected = net[1](net[0](x[:4])).sum(1).mean()
         torch.testing.assert_close(extra(), expected)
+
+
+def test_a_pruner_that_scores_in_eval_mode_sees_the_penalty(monkeypatch):
+    found = []
+
+    def begin(self, training):
+        x, _ = training.batch
+        found.append(training.loss(training.model.eval(), *training.batch) - training.model[1](training.model[0](x)).sum(1).mean())
+        return Static(training.model, training.masks)
+
+    monkeypatch.setattr(Dense, "begin", begin)
+    for penalty in ({"name": "l1-activations", "weight": 1.0}, {"name": "l1-weights", "weight": 0.0}):
+        fit(network(), *problem(), FitConfig(epochs=0, penalty=penalty), seed=0, pruner=Dense())
+    hidden = network()[:2](problem()[0]).sum(1).mean()
+    torch.testing.assert_close(found[0], found[1] + hidden)
 
 
 def test_a_network_without_a_relu_has_no_activations_to_penalise():

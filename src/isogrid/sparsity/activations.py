@@ -26,16 +26,16 @@ FORMS: Final = "relu, relu6, hardtanh from 0, clamp, threshold or maximum at 0, 
 
 
 @contextlib.contextmanager
-def watch_relus(model: nn.Module, take: Callable[[Tensor], None], *, training: bool) -> Iterator[None]:
-    """Inside, every ReLU's output [B, ...] is handed to `take`, in the order in which they run, in passes of `model` in train mode alone
-    (`training`), or in eval mode alone: an attack within a training step passes the model in eval mode, and is not meant.
+def watch_relus(model: nn.Module, take: Callable[[Tensor], None], *, when: Callable[[nn.Module], bool]) -> Iterator[None]:
+    """Inside, every ReLU's output [B, ...] is handed to `take`, in the order in which they run, in those passes of `model` alone at whose
+    beginning `when(model)` holds.
 
     The output carries its graph; a later in-place operation may write into it, so take from it at once what is wanted of it.
     """
     modes: list[_Watch] = []
 
     def enter(module: nn.Module, _: object) -> None:
-        if module.training == training:
+        if when(module):
             modes.append(_Watch(take))
             modes[-1].__enter__()  # type: ignore[no-untyped-call]
 
@@ -49,6 +49,14 @@ def watch_relus(model: nn.Module, take: Callable[[Tensor], None], *, training: b
     finally:
         for handle in handles:
             handle.remove()
+
+
+def learns(model: nn.Module) -> bool:
+    """Whether a pass now is one that its parameters learn from: gradients are on, and one of them takes one.
+
+    So an attack within a training step, which freezes the parameters, is none, nor is a pass that gathers statistics.
+    """
+    return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
 
 
 @final
@@ -96,7 +104,7 @@ def activation_sparsity(model: nn.Module, x: Tensor) -> ActivationSparsity | Non
 
     with unchanged(model), torch.no_grad():
         model.eval()
-        with watch_relus(model, take, training=False):
+        with watch_relus(model, take, when=lambda _: True):
             for part in torch.split(x, BATCH):
                 found.clear()
                 model(part)

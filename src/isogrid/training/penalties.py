@@ -16,7 +16,7 @@ from isogrid.attacks.driver.parameters import require_number
 from isogrid.core.errors import ModelError
 from isogrid.core.registry import Registry
 from isogrid.sparsity import prunable
-from isogrid.sparsity.activations import FORMS, watch_relus
+from isogrid.sparsity.activations import FORMS, learns, watch_relus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +67,10 @@ class L2Weights(Penalty):
 class L1Activations(Penalty):
     r"""The sum of |a| over the units after every ReLU, in the mean over samples: sum_l 1/B sum_b sum_u a_{l,b,u}, B samples passed.
 
-    The passes of the loss count, in train mode; those of an attack within, in eval mode, do not. Which ReLUs are seen:
-    `sparsity.activations`. Raises ModelError where a pass has none. Source: Guo et al. 2018 (Sparse DNNs with Improved Adversarial
-    Robustness). Pitfalls: the sum grows with the network, so weights are not comparable between networks; and on the full MNIST (one
-    seed) activations made sparse in this way raised the accuracy left under FGS, and lowered it under AutoAttack.
+    The passes count that parameters learn from, not those of an attack within a step. Which ReLUs are seen: `sparsity.activations`.
+    Raises ModelError where a pass has none. Source: Guo et al. 2018 (Sparse DNNs with Improved Adversarial Robustness). Pitfalls: the sum
+    grows with the network, so weights are not comparable between networks; and on the full MNIST (one seed) activations made sparse in this
+    way raised the accuracy left under FGS, and lowered it under AutoAttack.
     """
 
     name: ClassVar[str] = "l1-activations"
@@ -81,12 +81,8 @@ class L1Activations(Penalty):
         rows: list[int] = []
 
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if module.training and torch.is_grad_enabled():
+            if learns(module):
                 rows.append(len(inputs[0]))
-
-        def take(out: Tensor) -> None:
-            if torch.is_grad_enabled():
-                sums.append(out.sum())  # what a ReLU gives is its own absolute value
 
         def total() -> Tensor:
             if not sums:
@@ -98,7 +94,7 @@ class L1Activations(Penalty):
 
         handle = model.register_forward_pre_hook(count)
         try:
-            with watch_relus(model, take, training=True):
+            with watch_relus(model, lambda out: sums.append(out.sum()), when=learns):  # what a ReLU gives is its own absolute value
                 yield total
         finally:
             handle.remove()
