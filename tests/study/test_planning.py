@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -207,3 +210,15 @@ def test_an_affine_map_has_no_dead_units_to_attack():
     leaky = {"attacks": ["fgs", {"name": "fgs", "backward": "leaky"}], "models": ["linear", "lenet-300-100"]}
     found = {(level.arm.model, cell.about.id) for level in plan(Spec.parse(BASE | leaky)).levels for cell in level.attacks}
     assert found == {("linear", "fgs@0.1"), ("lenet-300-100", "fgs@0.1"), ("lenet-300-100", "fgs-leaky@0.1")}
+
+
+def test_planning_and_leaky_attacks_do_without_torchs_compiler():
+    """Importing it takes longer than planning, and every worker would pay for it."""
+    code = (
+        "import sys, torch; from torch import nn; from isogrid.attacks import PGD; from isogrid.study.spec import Spec;"
+        "from isogrid.study.planning import plan; plan(Spec.preset('quick'));"
+        "PGD(eps=0.1, backward='leaky')(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(5, 1, 2, 2),"
+        " torch.tensor([0, 1, 0, 1, 0])); print('torch._dynamo' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False"]

@@ -25,6 +25,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     input. names: for some of the constants, what they are called in `applied`.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for more than a second, to keep it out of a pass that nobody compiles
+
     def __init__(self, x: Tensor, constants: Iterable[Tensor], names: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._marks: dict[int, Tensor] = {}

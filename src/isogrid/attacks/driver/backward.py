@@ -61,6 +61,10 @@ def exact_gradient(outputs: Tensor, inputs: Tensor, weights: Tensor | None = Non
 class _Open(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While a backward pass runs inside, gates that would set a gradient to 0 multiply it with the slope."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for more than a second, to keep it out of a pass that nobody compiles
+
     def __init__(self, backward: Backward) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.backward = backward
