@@ -66,7 +66,7 @@ def test_a_dry_run_writes_nothing(capsys, tmp_path):
     assert code == 0
     assert plan["seconds"] > 0
     assert plan["bytes"] > 0
-    assert plan["kinds"]["train"]["tasks"] == 3 * 3
+    assert plan["kinds"]["train"]["tasks"] == 3 * (3 + 2), "three seeds: levels 0 to 2, and rounds 1 and 2 of the dense control"
     assert not out.exists()
 
 

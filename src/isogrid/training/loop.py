@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +79,8 @@ def fit(
         raise ModelError("model: no parameter requires gradients: there is nothing to train")
     optimizer = config.optimizer.build(trained)
     model.train()
-    with isolated(seed, "training", *purpose), _loss(config, model, classifier, box) as loss:
+    loss = _loss(config, model, classifier, box)
+    with isolated(seed, "training", *purpose):
         parent = Masks.dense(model) if masks is None else masks.on(model)
         if pruner is None:
             dynamics: Dynamics = Static(model, parent)
@@ -96,18 +96,19 @@ def fit(
     return FitLog(losses=tuple(losses), masks=ended, state=kept, cpu_seconds=time.process_time() - started)
 
 
-@contextlib.contextmanager
-def _loss(config: FitConfig, model: nn.Module, classifier: nn.Module, box: tuple[float, float]) -> Iterator[StepLoss]:
-    """The objective's loss on the logits, and the penalty where there is one."""
+def _loss(config: FitConfig, model: nn.Module, classifier: nn.Module, box: tuple[float, float]) -> StepLoss:
+    """The objective's loss on the logits, and the penalty where there is one: on this loss's own passes, no other."""
     objective = OBJECTIVES.make(config.objective)
     penalty = None if config.penalty is None else PENALTIES.make(config.penalty)
-    with contextlib.nullcontext() if penalty is None else penalty.on(model) as extra:
 
-        def loss(given: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
-            value = objective.loss(classifier if given is model else given, x, y, streams, box)
-            return value if penalty is None or extra is None else value + penalty.weight * extra()
+    def loss(given: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
+        logits = classifier if given is model else given
+        if penalty is None:
+            return objective.loss(logits, x, y, streams, box)
+        with penalty.on(given) as extra:
+            return objective.loss(logits, x, y, streams, box) + penalty.weight * extra()
 
-        yield loss
+    return loss
 
 
 def _training(

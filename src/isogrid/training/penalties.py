@@ -32,8 +32,8 @@ class Penalty(ABC):
 
     @abstractmethod
     def on(self, model: nn.Module) -> AbstractContextManager[Callable[[], Tensor]]:
-        """For the whole of one training: watch `model` (with forward hooks, say); the function that it gives is called once a step, after
-        the forward passes of the objective, and returns a scalar."""
+        """Around one step's loss: watch `model` (with forward hooks, say); the function that it gives is called once, after the forward
+        passes of the objective, and returns a scalar."""
 
 
 @final
@@ -87,10 +87,7 @@ class L1Activations(Penalty):
         def total() -> Tensor:
             if not sums:
                 raise ModelError(f"penalty {self.name}: the model has no ReLU to be seen ({FORMS}): there is nothing to penalise")
-            value = torch.stack(sums).sum() / sum(rows)
-            sums.clear()
-            rows.clear()
-            return value
+            return torch.stack(sums).sum() / sum(rows)
 
         handle = model.register_forward_pre_hook(count)
         try:
