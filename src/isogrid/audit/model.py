@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from isogrid.attacks import make
 from isogrid.attacks.driver.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin
-from isogrid.attacks.driver.parameters import require_number, require_whole
 from isogrid.attacks.naming import attack_id
 from isogrid.attacks.pgd import PGD
 from isogrid.attacks.records import outcome_frame
@@ -23,6 +22,7 @@ from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
 from isogrid.core.errors import InputError
 from isogrid.core.modules import check_module
 from isogrid.core.norms import L2, Norm
+from isogrid.core.parameters import require_number, require_whole
 
 GROWTH = (2.0, 4.0)
 QUERIES = 1500

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from isogrid.attacks.driver.parameters import require_number, require_whole
 from isogrid.core.errors import one_of
+from isogrid.core.parameters import require_number, require_whole
 from isogrid.core.registry import Config
 from isogrid.training.objectives import OBJECTIVES
 from isogrid.training.optimizers import OptimizerConfig

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from isogrid.attacks.driver.parameters import REQUIRED, check_parameters, choice, number, switch, whole
 from isogrid.attacks.driver.subject import frozen
 from isogrid.attacks.steps.losses import log_odds_slope
 from isogrid.core.norms import NORMS
+from isogrid.core.parameters import REQUIRED, check_parameters, choice, number, switch, whole
 from isogrid.core.random import Streams
 from isogrid.core.registry import Registry
 from isogrid.training.ascent import ascend, ball

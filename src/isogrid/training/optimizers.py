@@ -11,8 +11,8 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from isogrid.attacks.driver.parameters import require_number
 from isogrid.core.errors import InputError, one_of
+from isogrid.core.parameters import require_number
 
 
 class FusedSGD(Optimizer):

@@ -12,8 +12,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.driver.parameters import require_number
 from isogrid.core.errors import ModelError
+from isogrid.core.parameters import require_number
 from isogrid.core.registry import Registry
 from isogrid.sparsity import prunable
 from isogrid.sparsity.activations import FORMS, learns, watch_relus

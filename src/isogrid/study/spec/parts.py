@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
-from isogrid.attacks.driver.parameters import require_whole
 from isogrid.core.errors import InputError, one_of
+from isogrid.core.parameters import require_whole
 from isogrid.core.registry import Config, Registry
 from isogrid.study.cells import Cell, Train, kind_of
 from isogrid.study.spec.attack import AttackSpec, one_attack
