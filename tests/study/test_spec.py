@@ -76,6 +76,21 @@ def test_the_control_is_given_attacks_by_name_or_label():
     assert [e.label for e in Spec.parse(base | {"control": {"attacks": ["pgd"]}}).control_attacks] == ["", "strong"]
 
 
+def test_levels_of_a_method_with_targets_are_the_list_the_one_value_or_its_own():
+    def levels(**settings):
+        pruning = Spec.parse({"pruning": settings, "control": {"rounds": "none"}}).pruning
+        assert Spec.parse(yaml.safe_load(Spec.parse({"pruning": settings}).text())).pruning == pruning
+        return [pruning.at(level) for level in range(1, pruning.rounds + 1)]
+
+    assert [at["sparsity"] for at in levels(method="one-shot")] == [0.8, 0.9, 0.95, 0.98, 0.99]
+    assert [at["sparsity"] for at in levels(method="cubic", rounds=2)] == [0.8, 0.9]
+    assert [at["sparsity"] for at in levels(method="rigl", sparsity=0.7, rounds=4)] == [0.7]
+    assert [at["sparsity"] for at in levels(method="set", sparsity=[0.3, 0.4, 0.5], rounds=2)] == [0.3, 0.4, 0.5]
+    assert [at["pattern"] for at in levels(method="n-of-m", rounds=2)] == ["2:4", "1:4"]
+    assert [at["c"] for at in levels(method="surgery", c={"*": 1.0})] == [{"*": 1.0}]
+    assert [at["gamma"] for at in levels(method="surgery", gamma=[0.0, 1e-4], c=2)] == [0.0, 1e-4]
+
+
 @pytest.mark.parametrize("label", ["fgs", "envelope", "theory", "substitute-fgs", "a@0.1", "a/b", " a", "minimise", "[red]", "a\nb"])
 def test_a_label_that_would_mislead_or_break_a_name_is_refused(label):
     with pytest.raises(InputError, match="label"):
@@ -112,7 +127,7 @@ def test_twin_is_another_name_of_control():
         ({"sede": 3}, "sede", "did you mean seeds"),
         ({"training": {"epoch": 3}}, "training.epoch", "did you mean training.epochs"),
         ({"training": {"optimizer": {"learning_rate": 3}}}, "training.optimizer.learning_rate", "training.optimizer.lr"),
-        ({"pruning": {"rate": 1.5}}, "pruning.rate", "below 1"),
+        ({"pruning": {"rate": 1.5}}, "pruning.rate", "< 1"),
         ({"pruning": {"rounds": -1}}, "pruning.rounds", "greater than or equal to 0"),
         ({"pruning": {"rounds": 2.5}}, "pruning.rounds", "integer"),
         ({"pruning": {"method": "magic"}}, "pruning.method", "progressive"),

@@ -10,7 +10,7 @@ import torch
 from isogrid import data as data_library
 from isogrid.cli.attack_flags import chosen_attacks, split_list
 from isogrid.core.errors import InputError, one_of
-from isogrid.study.spec import DEFAULT_ATTACKS, PRESETS, Spec, preset_data, read_yaml
+from isogrid.study.spec import DEFAULT_ATTACKS, PRESETS, Spec, preset_data, read_yaml, rounds_of
 
 
 def specification(study: Path | None, preset: str | None, flags: dict[str, Any]) -> Spec:
@@ -57,9 +57,11 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
             )
         if flags["method"] not in (None, pruning.get("method", "progressive")):  # parameters are those of one method
             pruning = {"method": flags["method"]} | {name: value for name, value in pruning.items() if name == "rounds"}
-        base["pruning"] = pruning | ({} if flags["rounds"] is None else {"rounds": flags["rounds"]})
-    if flags["rounds"] is not None:
-        _shorten(base, flags["rounds"])
+        rounds = flags["rounds"]
+        if rounds is not None:  # a list has a value for every level
+            pruning = {name: part[:rounds] if isinstance(part, list) else part for name, part in pruning.items()} | {"rounds": rounds}
+        base["pruning"] = pruning
+        _shorten(base, rounds_of(pruning))
     if flags["seeds"] is not None:
         base["seeds"] = flags["seeds"]
     if flags["attacks"] is not None or flags["eps"] is not None:
@@ -73,7 +75,8 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
 
 
 def _shorten(base: dict[str, Any], rounds: int) -> None:
-    """Fewer rounds by a flag: what a preset or a file asks for beyond them goes; the control is attacked at the last round instead."""
+    """Fewer rounds, by a flag or by a method that has so many levels: what is asked for beyond them goes; the control is attacked at the
+    last round instead."""
     for part, name in (("control", "rounds"), ("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
         settings = base.get(part)
         if isinstance(settings, dict) and isinstance(settings.get(name), list):

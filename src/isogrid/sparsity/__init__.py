@@ -4,31 +4,47 @@ from isogrid.core.registry import Registry
 from isogrid.sparsity.activations import ActivationSparsity, activation_sparsity
 from isogrid.sparsity.allocation import ALLOCATIONS, Allocation, survivors
 from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitude
+from isogrid.sparsity.cubic import Cubic
 from isogrid.sparsity.dense import Dense
+from isogrid.sparsity.evolutionary import SET
 from isogrid.sparsity.layers import counted_share, prunable
+from isogrid.sparsity.lottery import Lottery
 from isogrid.sparsity.masks import Masks
+from isogrid.sparsity.n_of_m import NofM
+from isogrid.sparsity.one_shot import OneShot
 from isogrid.sparsity.paths import live_outputs, row_axes
 from isogrid.sparsity.progressive import Progressive
 from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training, enforce, forget
+from isogrid.sparsity.rigl import RigL
+from isogrid.sparsity.surgery import Surgery
+from isogrid.sparsity.surgery_target import SurgeryTarget
 
-PRUNERS: Registry[Pruner] = Registry("pruner", Pruner, Progressive, Dense)
+PRUNERS: Registry[Pruner] = Registry("pruner", Pruner, Progressive, Dense, OneShot, Cubic, Lottery, NofM, Surgery, SurgeryTarget, SET, RigL)
 
 __all__ = [
     "ALLOCATIONS",
     "CRITERIA",
     "PRUNERS",
+    "SET",
     "ActivationSparsity",
     "Allocation",
     "Batch",
     "Criterion",
+    "Cubic",
     "Dense",
     "Dynamics",
     "Loss",
+    "Lottery",
     "Magnitude",
     "Masks",
+    "NofM",
+    "OneShot",
     "Progressive",
     "Pruner",
+    "RigL",
     "Static",
+    "Surgery",
+    "SurgeryTarget",
     "Training",
     "activation_sparsity",
     "counted_share",

@@ -1,4 +1,4 @@
-"""Allocation: how a round's removals are spread over the layers. One small class each; they see scores and masks, never the model."""
+"""Allocation: how many weights each layer keeps, and which. One small class each; they see scores and masks, never the model."""
 
 from __future__ import annotations
 
@@ -16,36 +16,115 @@ from isogrid.sparsity.masks import Masks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation(ABC):
-    """Which weights go, given what each is worth."""
+    """Which weights stay, given what each is worth."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def remove(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
-        """`masks` without the share `rate` of the weights alive, lowest scores first; `protected` marks weights that must stay."""
+    def keep(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], count: int) -> Masks:
+        """The `count` weights of those alive in `masks` that stay, and no other; those in `protected`, which are alive, in any case.
+
+        Exactly `count` in all; where fewer are alive all of them, and where more are protected those. Of equal scores the lower index
+        goes first.
+        """
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer(Allocation):
-    """The share `rate` of each layer's weights still alive, lowest score first (ties: lower index first).
+    """The same share of each layer's weights still alive, to one weight, those of the highest scores.
 
-    round(rate * alive) weights go, but never a protected one.
+    Where a layer's protected weights are more than its share, the other layers make up for it.
     """
 
     name: ClassVar[str] = "layer"
 
-    def remove(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
-        new = {}
-        for name, mask in masks.items():
-            removable = mask & ~protected[name]
-            count = min(int(rate * int(mask.sum()) + 0.5), int(removable.sum()))
-            candidates = removable.flatten().nonzero().squeeze(1)
-            order = torch.argsort(scores[name].flatten()[candidates], stable=True)
-            keep = mask.flatten().clone()
-            keep[candidates[order[:count]]] = False
-            new[name] = keep.view_as(mask)
-        return Masks(new)
+    def keep(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], count: int) -> Masks:
+        return _by_quota({name: float(mask.sum()) for name, mask in masks.items()}, scores, masks, protected, count)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Global(Allocation):
+    """The highest scores of all layers together.
+
+    Pitfall: scores of layers of different fan-in are not on one scale, and at high sparsity a layer may be left with one weight: the
+    network collapses before the others are sparse.
+    """
+
+    name: ClassVar[str] = "global"
+
+    def keep(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], count: int) -> Masks:
+        ranked = torch.cat([_ranked(scores[name], mask, protected[name]) for name, mask in masks.items()])
+        least = sum(int(protected[name].sum()) for name in masks)
+        parts = torch.split(top(ranked, min(max(count, least), masks.kept)), [mask.numel() for mask in masks.values()])
+        return Masks({name: part.view(mask.shape) for part, (name, mask) in zip(parts, masks.items(), strict=True)})
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ERK(Allocation):
+    """Erdos-Renyi-Kernel: a layer's density in proportion to sum(shape) / prod(shape), at most 1; within it the highest scores.
+
+    So a layer keeps epsilon * sum(shape) weights, epsilon such that all together keep `count`: small layers stay denser than large ones.
+    Source: Mocanu et al. 2018 (linear layers), Evci et al. 2020 (with the kernel's height and width).
+    """
+
+    name: ClassVar[str] = "erk"
+
+    def keep(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], count: int) -> Masks:
+        return _by_quota({name: float(sum(mask.shape)) for name, mask in masks.items()}, scores, masks, protected, count)
+
+
+def _by_quota(
+    wanted: Mapping[str, float], scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], count: int
+) -> Masks:
+    least = {name: int(protected[name].sum()) for name in masks}
+    most = {name: int(mask.sum()) for name, mask in masks.items()}
+    counts = quotas(wanted, least, most, count)
+    return Masks({name: top(_ranked(scores[name], mask, protected[name]), counts[name]).view(mask.shape) for name, mask in masks.items()})
+
+
+def _ranked(scores: Tensor, mask: Tensor, protected: Tensor) -> Tensor:
+    """[numel]: what is protected before everything else, what is dead behind it."""
+    return scores.masked_fill(protected, torch.inf).masked_fill_(~mask, -torch.inf).flatten()
+
+
+def quotas(wanted: Mapping[str, float], least: Mapping[str, int], most: Mapping[str, int], count: int) -> dict[str, int]:
+    """Whole numbers in proportion to `wanted`, each within its `least` and `most`, that are `count` together (largest remainders).
+
+    >>> quotas({"a": 6.0, "b": 3.0, "c": 1.0}, {"a": 0, "b": 0, "c": 2}, {"a": 4, "b": 3, "c": 9}, 8)
+    {'a': 4, 'b': 2, 'c': 2}
+    """
+    count = min(max(count, sum(least.values())), sum(most.values()))
+
+    def at(scale: float) -> dict[str, float]:
+        return {name: min(max(scale * part, least[name]), most[name]) for name, part in wanted.items()}
+
+    low, high = 0.0, max((most[name] / part for name, part in wanted.items() if part > 0), default=0.0)
+    for _ in range(100):  # more than the bits of a float
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(at(middle).values()) < count else (low, middle)
+    shares = at(high)
+    found = {name: int(share) for name, share in shares.items()}
+    for name in sorted(found, key=lambda name: found[name] - shares[name])[: count - sum(found.values())]:
+        found[name] += 1
+    return found
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """bool [N]: the `count` highest of `scores` [N]; of equal ones the lower index is left out first.
+
+    >>> top(torch.tensor([2.0, 1.0, 2.0, 3.0]), 2).tolist()
+    [False, False, True, True]
+    """
+    if not 0 < count < len(scores):
+        return torch.full_like(scores, count > 0, dtype=torch.bool)
+    edge = torch.kthvalue(scores, len(scores) - count + 1).values
+    keep = scores > edge
+    ties = (scores == edge).nonzero().squeeze(1)
+    keep[ties[len(ties) - (count - int(keep.sum())) :]] = True
+    return keep
 
 
 def survivors(scores: Mapping[str, Tensor], masks: Masks, axes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -64,4 +143,4 @@ def survivors(scores: Mapping[str, Tensor], masks: Masks, axes: Mapping[str, int
     return protected
 
 
-ALLOCATIONS: Registry[Allocation] = Registry("allocation", Allocation, Layer)
+ALLOCATIONS: Registry[Allocation] = Registry("allocation", Allocation, Layer, Global, ERK)

@@ -10,13 +10,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from isogrid.core.errors import InputError
+from isogrid.core.parameters import check_parameters
 from isogrid.core.random import generator
 from isogrid.sparsity.allocation import survivors
 from isogrid.sparsity.criteria import Batch, Criterion, Loss, scores_of
@@ -33,7 +34,8 @@ class Training:
     model: with the parent level's weights, dead ones exactly zero, in train mode. masks, state: what the parent finished with, on the
     model's device (level 0: everything alive, no state). optimizer: fresh. steps: how many there will be at most, 0 to steps - 1.
     batch: samples to score on, at most 512 training samples, drawn from (seed, "scoring", purpose) without replacement. loss: what this
-    training minimises, its random numbers fixed.
+    training minimises, its random numbers fixed. initial: the state_dict that the training of the dense reference started from, where it is
+    known.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Training:
     loss: Loss
     seed: int
     purpose: tuple[object, ...] = ()
+    initial: Mapping[str, Tensor] | None = None
 
     def generator(self, *purpose: object) -> torch.Generator:
         """A generator on the CPU for (seed, purpose of the training, purpose): all randomness of a pruner comes from here."""
@@ -54,9 +57,22 @@ class Training:
         """The criterion's scores; the model (its buffers and modes) and the global random state are as before."""
         return scores_of(criterion, self.model, self.batch, self.loss, seed=self.seed, purpose=self.purpose)
 
+    def axes(self) -> dict[str, int]:
+        """Which slices of which weights must keep a weight (`paths.row_axes`): one traced pass, so a method asks once."""
+        return row_axes(self.model, self.batch[0])
+
     def survivors(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Per weight whether it must stay, whatever goes: see `allocation.survivors`."""
-        return survivors(scores, self.masks, row_axes(self.model, self.batch[0]))
+        return survivors(scores, self.masks, self.axes())
+
+    def rewind(self) -> None:
+        """Put back the weights, biases and buffers that the dense reference's training started from; raises InputError where unknown."""
+        if self.initial is None:
+            accepted = "a dense reference whose initial weights are known: trained here, or fit(..., initial=its first state_dict)"
+            raise InputError("initial", "nothing", accepted)
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                value.copy_(self.initial[name])
 
 
 class Dynamics:
@@ -69,6 +85,8 @@ class Dynamics:
     """
 
     masks: Masks
+    busy: bool = False
+    """Whether a schedule is still running: a training does not stop early in the middle of one."""
 
     def before_forward(self, step: int) -> None:
         """Before the forward pass of step `step` = 0, 1, ..."""
@@ -86,17 +104,23 @@ class Dynamics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruner(ABC):
-    """A pruning method and its settings: the fields of a frozen dataclass, plain data (numbers, strings, lists, mappings) each.
+    """A pruning method and its settings: the fields of a frozen dataclass, plain data (numbers, strings, lists, mappings) each, which are
+    checked where they are declared by `core.parameters`.
 
     relation: "chain", each level from the one before, level k after k trainings; or "targets", each level from the dense reference, one
-    level per value of one field, which a specification gives as a list. monotone: the promise that a weight that died stays dead.
-    remembers: the promise that dead weights keep values of their own, which go from level to level in the state.
+    level per value of one field, which a specification gives as a list. levels: that field, and its values where no list is given.
+    monotone: the promise that a weight that died stays dead. remembers: the promise that dead weights keep values of their own, which go
+    from level to level in the state.
     """
 
     name: ClassVar[str]
     relation: ClassVar[Literal["chain", "targets"]]
+    levels: ClassVar[tuple[str, tuple[Any, ...]]] = ("sparsity", (0.8, 0.9, 0.95, 0.98, 0.99))
     monotone: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
 
     @abstractmethod
     def begin(self, training: Training) -> Dynamics:
@@ -104,15 +128,20 @@ class Pruner(ABC):
 
 
 class Static(Dynamics):
-    """Fixed masks: dead weights exactly zero after every step, whatever momentum, Adam or weight decay do.
+    """Fixed masks until `revise` gives others: dead weights exactly zero after every step, whatever momentum, Adam or weight decay do.
 
     Pitfall that it avoids: masking the gradient alone leaves the momentum buffer and weight decay free to revive a weight.
     """
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:
-        masks.apply(model)
+        self._model = model
+        self.revise(masks)
+
+    def revise(self, masks: Masks) -> None:
+        """From now on these masks are in force: what is dead in them is zero at once, what is born is zero as it was."""
+        masks.apply(self._model)
         self.masks = masks
-        parameters = named_weights(model)
+        parameters = named_weights(self._model)
         pruned = [(parameters[name], mask) for name, mask in masks.items() if not bool(mask.all())]
         self._weights: list[Tensor] = [weight for weight, _ in pruned]
         # in the weights' own order in memory: one pass over both
@@ -122,6 +151,29 @@ class Static(Dynamics):
         if self._weights:
             with torch.no_grad():
                 torch._foreach_mul_(self._weights, self._factors)
+
+
+class Record:
+    """How many weights died and how many came back, one row for every revision that changed a mask."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._counts: list[Tensor] = []
+
+    def note(self, step: int, before: Masks, after: Masks) -> None:
+        """A revision at `step` put `after` in the place of `before`."""
+        died, back = (
+            torch.stack([(mask & ~others[name]).sum() for name, mask in some.items()]).sum()
+            for some, others in ((before, after), (after, before))
+        )
+        self._steps.append(step)
+        self._counts.append(torch.stack([died, back]))
+
+    def state(self) -> dict[str, Tensor]:
+        """{"revisions": int64 [R, 3]}: step, died, came back; what a `Dynamics` hands on beside its own."""
+        counts = torch.stack(self._counts).cpu() if self._counts else torch.zeros(0, 2, dtype=torch.int64)
+        rows = torch.cat([torch.tensor(self._steps, dtype=torch.int64)[:, None], counts], 1)
+        return {"revisions": rows[(counts != 0).any(1)]}
 
 
 def forget(optimizer: Optimizer, model: nn.Module, before: Masks, after: Masks) -> None:

@@ -66,7 +66,7 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
     if not model.checkpoints:
         for training in spec.trainings:
             for pruner in spec.prunings:
-                rehearse(network, split, training, pruner)
+                rehearse(network, split, training, pruner, given=model.weights is not None)
     if spec.blackbox is not None:
         _check_substitute(spec.blackbox, split)
     return Network(

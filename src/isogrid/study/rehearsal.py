@@ -27,14 +27,17 @@ from isogrid.training import fit
 BATCH = 4
 
 
-def rehearse(network: nn.Module, split: Split, training: TrainingSpec, pruner: PrunerSpec) -> None:
-    """Raises ModelError, naming the layer where one is to blame, and what training, pruning and attacks raise. `network` stays as it is."""
+def rehearse(network: nn.Module, split: Split, training: TrainingSpec, pruner: PrunerSpec, *, given: bool = False) -> None:
+    """Raises ModelError, naming the layer where one is to blame, and what training, pruning and attacks raise. `network` stays as it is.
+
+    `given`: its weights are a file's, so that nobody knows what they were before training.
+    """
     try:
         trained = copy.deepcopy(network)
     except Exception as error:  # parts of a network that cannot be copied may raise anything
         raise ModelError(f"model: it cannot be copied ({type(error).__name__}: {error})") from error
     with _told("it cannot be trained", trained):
-        _train(trained, split, training, pruner)
+        _train(trained, split, training, pruner, None if given else network)
     with _told("it cannot be stored and read back", trained):
         _store(trained, copy.deepcopy(network))
     with _told("its outputs cannot be followed", trained):
@@ -43,7 +46,7 @@ def rehearse(network: nn.Module, split: Split, training: TrainingSpec, pruner: P
         FGS(eps=0.01 * (split.test.box[1] - split.test.box[0]))(trained, split.test.x[:2], split.test.y[:2], box=split.test.box)
 
 
-def _train(network: nn.Module, split: Split, training: TrainingSpec, pruner: PrunerSpec) -> None:
+def _train(network: nn.Module, split: Split, training: TrainingSpec, pruner: PrunerSpec, first: nn.Module | None) -> None:
     """The reference, then the first level: each on one batch, and on a last batch of one sample where the study will have such a one."""
     whole = min(training.batch_size, split.train.n)
     count = min(BATCH, whole) + (split.train.n % whole == 1)
@@ -51,8 +54,21 @@ def _train(network: nn.Module, split: Split, training: TrainingSpec, pruner: Pru
     x, y = split.train.x[:count], split.train.y[:count]
     log = fit(network, x, y, small, seed=0, purpose=("rehearsal", 0), masks=Masks.dense(network), box=split.train.box)
     if pruner.rounds:
-        kind = PRUNERS.make(pruner.at(1))
-        fit(network, x, y, small, seed=0, purpose=("rehearsal", 1), pruner=kind, masks=log.masks, state=log.state, box=split.train.box)
+        made = PRUNERS.make(pruner.at(1))
+        initial = None if first is None else first.state_dict()
+        fit(
+            network,
+            x,
+            y,
+            small,
+            seed=0,
+            purpose=("rehearsal", 1),
+            pruner=made,
+            masks=log.masks,
+            state=log.state,
+            initial=initial,
+            box=split.train.box,
+        )
 
 
 def _store(network: nn.Module, fresh: nn.Module) -> None:

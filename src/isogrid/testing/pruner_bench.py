@@ -60,7 +60,20 @@ def train(
     draw = generator(0, "pruner laws", "data")
     x, y = torch.rand(SAMPLES, 1, 6, 6, generator=draw), torch.randint(0, 3, (SAMPLES,), generator=draw)
     look = None if on_epoch is None else lambda *_: on_epoch()
-    return fit(model, x, y, config, seed=0, purpose=("law", level), pruner=pruner, masks=parent.masks, state=parent.state, on_epoch=look)
+    first = next(m.state_dict() for m in models() if list(m.state_dict()) == list(model.state_dict()))
+    return fit(
+        model,
+        x,
+        y,
+        config,
+        seed=0,
+        purpose=("law", level),
+        pruner=pruner,
+        masks=parent.masks,
+        state=parent.state,
+        initial=first,
+        on_epoch=look,
+    )
 
 
 def levels(pruner: Pruner, model: nn.Module, count: int, config: FitConfig) -> Iterator[FitLog]:

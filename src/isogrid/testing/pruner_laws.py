@@ -106,6 +106,25 @@ def _monotone(pruner: Pruner) -> None:
             demand(not back, f"weights of {back} came back")
 
 
+def _keeps_zeros(pruner: Pruner) -> None:
+    if pruner.relation == "chain" and not pruner.monotone:  # what its levels go on from may come back
+        return
+    for model in models():
+        weights = prunable(model)
+        given = Masks({name: (torch.arange(w.numel()) % 3 > 0).view(w.shape) for name, w in weights.items()})
+        watched, back = Watched(inner=pruner), set[str]()
+
+        def look(*_: object, watched: Watched = watched, given: Masks = given, back: set[str] = back) -> None:
+            if watched.begun:
+                back.update(name for name, mask in watched.masks.items() if bool((mask & ~given[name]).any()))
+
+        handle = model.register_forward_pre_hook(look)
+        log = train(watched, model, Parent(given), on_epoch=look)
+        handle.remove()
+        back.update(name for name, mask in log.masks.items() if bool((mask & ~given[name]).any()))
+        demand(not back, f"weights of {sorted(back)} that were dead in the network that it began with live")
+
+
 def _keeps_classes(pruner: Pruner) -> None:
     for model in models():
         *_, log = levels(pruner, model, _ROUNDS, NO_STEPS)
@@ -186,6 +205,7 @@ PRUNER_LAWS: Final[dict[str, Law[Pruner]]] = laws(
     ("finishes_as_it_was", "the masks and weights that it finishes with are those of the last step", _finishes_as_it_was),
     ("reaches_its_target", "where a sparsity is asked for it is reached, to one weight", _reaches_its_target),
     ("monotone", "where it is promised, a removed weight never comes back", _monotone),
+    ("keeps_zeros", "what is dead in the network that it prunes on stays dead, unless levels hand on dead weights' values", _keeps_zeros),
     ("keeps_classes", "every layer keeps a weight, and the last layer one per class, however many rounds", _keeps_classes),
     ("leaves_alone", "the model stays a plain module that can be copied, and the masks and the state given are untouched", _leaves_alone),
     ("repeatable", "equal arguments give equal bits, whatever else the process trains", _repeatable),

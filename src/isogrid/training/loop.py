@@ -50,16 +50,18 @@ def fit(
     pruner: Pruner | None = None,
     masks: Masks | None = None,
     state: Mapping[str, Tensor] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     box: tuple[float, float] = (0.0, 1.0),
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> FitLog:
     """Train `model` in place on x [N, *S], y [N]; dead weights are exactly zero in every forward pass and afterwards.
 
     Without a pruner the masks stay as given (None: everything alive); with one, `masks` and `state` are what the parent level finished
-    with. Epoch e visits the samples in the order of (seed, "shuffle", purpose, e); what the model itself draws (dropout) comes from
-    (seed, "training", purpose, e), and the global random state is left as it was. 4-D inputs and their convolutions run in
-    channels_last where the model can. `box`: the limits within which an objective moves samples, where it does. `on_epoch(epoch, mean
-    loss)` reports progress. Leaves the model in eval mode.
+    with, and `initial` is the state_dict that the dense reference's training started from, for pruners that rewind. Epoch e visits the
+    samples in the order of (seed, "shuffle", purpose, e); what the model itself draws (dropout) comes from (seed, "training", purpose, e),
+    and the global random state is left as it was. 4-D inputs and their convolutions run in channels_last where the model can. `box`: the
+    limits within which an objective moves samples, where it does. `on_epoch(epoch, mean loss)` reports progress. Leaves the model in eval
+    mode.
 
     Layers that are lazy get their weights first; a model with one output z is trained on the logits (0, z); a last batch of one
     sample joins the one before it where the model normalises over batches.
@@ -87,7 +89,7 @@ def fit(
         else:
             parent.apply(model)
             given = {name: value.to(x.device) for name, value in (state or {}).items()}
-            dynamics = pruner.begin(_training(model, x, y, config, parent, given, optimizer, loss, seed, purpose))
+            dynamics = pruner.begin(_training(model, x, y, config, parent, given, optimizer, loss, seed, purpose, initial))
         losses = _epochs(model, x, y, config, optimizer, loss, dynamics, seed, purpose, on_epoch)
         ended, kept = dynamics.finish()
         ended.apply(model)
@@ -122,6 +124,7 @@ def _training(
     loss: StepLoss,
     seed: int,
     purpose: tuple[object, ...],
+    initial: Mapping[str, Tensor] | None,
 ) -> Training:
     rows = torch.randperm(len(y), generator=generator(seed, "scoring", *purpose))[:SCORING].to(x.device)
 
@@ -139,6 +142,7 @@ def _training(
         loss=scored,
         seed=seed,
         purpose=purpose,
+        initial=initial,
     )
 
 
@@ -160,6 +164,7 @@ def _epochs(
     steps = len(sizes)
     total = max(1, steps * config.epochs - 1)
     losses: list[float] = []
+    settled = 0  # early stopping looks at the epochs since then
     for epoch in range(config.epochs):
         seed_global(seed, "training", *purpose, epoch)
         order = torch.randperm(len(y), generator=generator(seed, "shuffle", *purpose, epoch)).to(x.device)
@@ -187,7 +192,8 @@ def _epochs(
             )
         if on_epoch is not None:
             on_epoch(epoch + 1, losses[-1])
-        if config.early_stop is not None and config.early_stop.reached(losses):
+        settled = epoch + 1 if dynamics.busy else settled
+        if config.early_stop is not None and config.early_stop.reached(losses[settled:]):
             break
     return losses
 

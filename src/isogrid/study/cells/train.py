@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from isogrid import models
 from isogrid.attacks.driver.base import margin
@@ -124,10 +125,19 @@ class Train(Cell):
         network.load_state_dict(store.read(self.key).tensors("weights"))
         return network.eval()
 
+    def _initial(self, network: nn.Module) -> dict[str, torch.Tensor] | None:
+        """The weights that the dense reference's training started from: those of a `network` just built; None where it was given."""
+        root = self
+        while root.parent is not None:
+            root = root.parent
+        if root.given is not None or self.parent is None or any(is_lazy(p) for p in network.parameters()):
+            return None
+        return {name: value.clone() for name, value in network.state_dict().items()}
+
     def compute(self, store: Store) -> Result:
         split = self.data.load()
         network = self.build(split.train.shape, split.train.classes)
-        masks, losses = Masks.dense(network), tuple[float, ...]()
+        masks, losses, initial = Masks.dense(network), tuple[float, ...](), self._initial(network)
         state: Mapping[str, torch.Tensor] = {}
         if self.parent is not None:
             before = store.read(self.parent.key)
@@ -142,8 +152,19 @@ class Train(Cell):
                 raise InputError("pruning", self._named(), "the files that the study was planned with: one of them has changed")
             x, y = split.train.x.to(self.device), split.train.y.to(self.device)
             pruner = None if self.pruner is None else PRUNERS.make(self.pruner)
-            purpose, box = ("level", self.level), split.train.box
-            log = fit(network, x, y, self.fit, seed=self.seed, purpose=purpose, pruner=pruner, masks=masks, state=state, box=box)
+            log = fit(
+                network,
+                x,
+                y,
+                self.fit,
+                seed=self.seed,
+                purpose=("level", self.level),
+                pruner=pruner,
+                masks=masks,
+                state=state,
+                initial=initial,
+                box=split.train.box,
+            )
             losses, masks, state = log.losses, log.masks, log.state
         records, metrics = evaluate(network, split.test.to(self.device))
         metrics |= {
@@ -155,6 +176,8 @@ class Train(Cell):
             "loss": losses[-1] if losses else None,
             "epochs": len(losses),
         }
+        if "revisions" in state:
+            metrics |= {"died": int(state["revisions"][:, 1].sum()), "came_back": int(state["revisions"][:, 2].sum())}
         tensors = {"weights": {k: v.contiguous() for k, v in network.state_dict().items()}, "masks": dict(masks), "state": dict(state)}
         return Result(metrics=metrics, records=records, tensors=tensors)
 
@@ -167,6 +190,8 @@ class Train(Cell):
         yield Row("collapsed", "", "", "", none, float(entry.metrics["collapsed"]), len(clean))
         for metric, value in entry.metrics["activations"].items():
             yield Row(metric, "", "", "", none, value, len(clean))
+        if "came_back" in entry.metrics:
+            yield Row("came_back", "", "", "", none, float(entry.metrics["came_back"]), entry.metrics["total"])
 
 
 _recent: dict[tuple[str, str], nn.Module] = {}

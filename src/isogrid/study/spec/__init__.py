@@ -12,7 +12,7 @@ from isogrid.study.spec.parts import (
     TrainingSpec,
     TransferSpec,
 )
-from isogrid.study.spec.pruner import PrunerSpec
+from isogrid.study.spec.pruner import PrunerSpec, rounds_of
 from isogrid.study.spec.reading import PRESETS, preset_data, read_yaml
 from isogrid.study.spec.study import DEFAULT_ATTACKS, Spec
 
@@ -33,4 +33,5 @@ __all__ = [
     "TransferSpec",
     "preset_data",
     "read_yaml",
+    "rounds_of",
 ]

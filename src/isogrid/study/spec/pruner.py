@@ -5,20 +5,29 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pydantic import Field, ValidationInfo, model_serializer, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_serializer, model_validator
 
-from isogrid.core.errors import InputError, one_of
+from isogrid.core.errors import InputError, IsogridError, one_of
 from isogrid.sparsity import PRUNERS
 from isogrid.study.spec.part import WITHOUT_SOURCES, Part
 
 OWN = ("method", "rounds", "label")
 
 
+def rounds_of(pruning: Any) -> int:
+    """How many levels a specification of a pruner asks for; 0 where it is none, which is said where it is read."""
+    try:
+        return PrunerSpec.model_validate(pruning).rounds
+    except (ValidationError, IsogridError):
+        return 0
+
+
 class PrunerSpec(Part):
     """One pruner: `method` is its name (or `file.py:Class`), and every key beside these a parameter of its own.
 
     `rounds`: how many levels follow the dense reference, where each comes from the one before. Where each comes from the dense
-    reference instead, one parameter is a list, with a value for every level. `label`: the pruner's name in tables.
+    reference instead, one parameter is a list, with a value for every level; without a list the pruner's own `levels`, at most `rounds`
+    of them. `label`: the pruner's name in tables.
     """
 
     method: str = "progressive"
@@ -41,6 +50,13 @@ class PrunerSpec(Part):
                 raise one_of("key", f"pruning.{name}", [f"pruning.{known}" for known in (*OWN, *fields)])
         listed = [name for name, part in parameters.items() if isinstance(part, list | tuple)]
         if kind.relation == "targets":
+            field, values = kind.levels
+            if not listed and field in fields:
+                rounds = given.get("rounds", len(values))
+                if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+                    raise InputError("pruning.rounds", rounds, f"an integer >= 1: so many of the levels of {kind.name}, {field} {values}")
+                parameters[field] = [parameters[field]] if field in parameters else list(values[:rounds])
+                listed = [field]
             if len(listed) != 1 or not parameters[listed[0]]:
                 raise InputError("pruning", parameters, f"for {kind.name} one parameter as a list, with a value for every level")
             given["rounds"] = len(parameters[listed[0]])

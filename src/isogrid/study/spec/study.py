@@ -23,7 +23,7 @@ from isogrid.study.spec.parts import (
     TrainingSpec,
     TransferSpec,
 )
-from isogrid.study.spec.pruner import PrunerSpec
+from isogrid.study.spec.pruner import PrunerSpec, rounds_of
 from isogrid.study.spec.reading import explain, preset_data, read_yaml
 from isogrid.training import OBJECTIVES, PENALTIES, EarlyStop, OptimizerConfig
 
@@ -90,9 +90,8 @@ class Spec(Part):
             value = {("control" if name == "twin" else name): part for name, part in value.items()}
         control, pruning = value.get("control", {}), value.get("pruning", {})
         each = pruning if isinstance(pruning, list) else [pruning]
-        rounds = [one["rounds"] for one in each if isinstance(one, dict) and "rounds" in one]
-        if isinstance(control, dict) and "rounds" not in control and rounds and all(isinstance(one, int) for one in rounds):
-            last = max(rounds)
+        if isinstance(control, dict) and "rounds" not in control:
+            last = max((rounds_of(one) for one in each), default=0)
             return value | {"control": control | {"rounds": [*(k for k in CONTROL_ROUNDS if k < last), *([last] if last > 0 else [])]}}
         return value
 
