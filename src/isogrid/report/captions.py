@@ -8,12 +8,22 @@ from collections.abc import Sequence
 from isogrid.report.tables import Tables
 from isogrid.report.words import attack_label, group_title, joined, number, percent, samples_note
 from isogrid.study.results import Curve, Group
+from isogrid.verdicts.arm import Arm
+
+MOST = 0.95
+"""Sparsity over a lesser share of all weights is never shown without that share."""
 
 
 def curve_label(study: Tables, curve: Curve) -> str:
     """The attack, and its number of samples where that is not the study's."""
     note = samples_note(curve.samples, study.samples)
     return attack_label(curve.attack) + (f" ({note})" if note else "")
+
+
+def counted_over(study: Tables, arm: Arm) -> str:
+    """A sentence on what an arm's sparsity counts over, where that is less than 95 % of the weights; empty elsewhere."""
+    share = study.counted(arm)
+    return f"Sparsity counts over {percent(share)} of all weights." if share < MOST else ""
 
 
 def on_samples(study: Tables, curves: Sequence[Curve]) -> str:
@@ -64,4 +74,4 @@ def caption(study: Tables, main: Curve, others: Sequence[Curve], control: Curve 
         parts.append("Every level is void: what is known, the median and what failed, is in the frontier below.")
     elif not several and not given:
         parts.append("One seed: no spread over seeds can be shown.")
-    return " ".join(parts)
+    return " ".join([*parts, counted_over(study, main.arm)]).strip()

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from isogrid.report.advice import advice
-from isogrid.report.captions import caption, curve_label, describe, few_samples, on_samples
+from isogrid.report.captions import caption, counted_over, curve_label, describe, few_samples, on_samples
 from isogrid.report.style import CONTROL_COLOUR, GRID, INK, MARKERS, MUTED, PAGE, SERIES, Drawing, colours, finish, new_figure, slugify
 from isogrid.report.tables import Tables
 from isogrid.report.words import axis_title, group_title, norm_label
@@ -306,6 +306,7 @@ def accuracy(study: Tables, arm: Arm, folder: Path | None) -> Drawing | None:
     )
     told = "" if study.given(arm) else ", mean over seeds"
     told = f"Share of test samples classified correctly without any attack{told}{on_samples(study, [curve])}."
+    told = f"{told} {counted_over(study, arm)}".strip()
     alt = describe(study.title(arm), curve, curve.group).replace(group_title(curve.group), "Accuracy without attack")
     return finish(figure, folder, slug=slugify(study.title(arm), "accuracy"), title="Accuracy without attack", alt=alt, caption=told)
 

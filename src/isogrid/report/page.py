@@ -15,6 +15,7 @@ import jinja2
 from isogrid.core.files import write_text
 from isogrid.report import figures, gallery, matrices
 from isogrid.report.advice import Advice, advice, headline, marks
+from isogrid.report.captions import counted_over
 from isogrid.report.checks import check_rows
 from isogrid.report.frontier import Frontier, frontier
 from isogrid.report.recommendation import sentences
@@ -57,6 +58,7 @@ class Part:
 
     name: str
     slug: str
+    counted: str
     given: bool
     headline: str
     advice: tuple[Advice, ...]
@@ -186,6 +188,7 @@ def _part(study: Tables, arm: Arm, out: Path, numbers: Numbering, pictures: list
     return Part(
         name=name,
         slug=slug,
+        counted=counted_over(study, arm),
         given=study.given(arm),
         headline=headline(found),
         advice=tuple(found),

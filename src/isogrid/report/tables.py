@@ -107,6 +107,12 @@ class Tables:
         """Level -> sparsity of the pruned network (a dense control is drawn at the level whose training it shares)."""
         return {point.level: point.sparsity for curve in self.select(arm) for point in curve.points}
 
+    def counted(self, arm: Arm) -> float:
+        """The share of all weights that the sparsity of an arm counts over, the least of its levels; 1 where it is not stored."""
+        rows = self.values(arm)
+        found = [] if rows.empty else rows.loc[rows["metric"] == "weights_counted", "value"].tolist()
+        return min(found, default=1.0)
+
 
 def _json(path: Path, otherwise: Any) -> Any:
     """The JSON value at `path`, `otherwise` where there is no file; a broken file is the user's to know about."""

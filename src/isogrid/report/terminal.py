@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isogrid.report.advice import advice, headline, marks
+from isogrid.report.captions import counted_over
 from isogrid.report.checks import audit_line
 from isogrid.report.figures import headline as strongest
 from isogrid.report.frontier import Cell, Column, Frontier, frontier
@@ -98,9 +99,8 @@ def _chosen(study: Tables, table: Frontier) -> list[int]:
 def _table(study: Tables, table: Frontier, ascii_only: bool) -> Table:
     picked = _chosen(study, table)
     tops = {k: max((c.value for line in table.pruned if (c := line.cells[k]) and math.isfinite(c.value)), default=0.0) for k in picked}
-    shown = Table(
-        title=Text(study.title(table.arm), style="bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False
-    )
+    title = Text.assemble((study.title(table.arm), "bold"), (f"  {counted_over(study, table.arm)}".rstrip(), "dim"))
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
     shown.add_column("sparsity", justify="right", no_wrap=True, min_width=len("sparsity"))
     for k in picked:
         shown.add_column(_title(table.columns[k]), no_wrap=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from isogrid.core.files import digest
 from isogrid.study.store import Entry, Store
 
-SCHEMA = 7
+SCHEMA = 8
 """Part of every key: raised whenever the meaning of a cell changes, so that old cells are never taken for new ones."""
 BESIDE: Mapping[str, bool] = {"key": False}
 """Metadata of a field that says where something lies or how it is called, not what it is: no key depends on it."""

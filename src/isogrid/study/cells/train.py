@@ -25,7 +25,7 @@ from isogrid.core.random import derive, generator
 from isogrid.core.registry import sources_of
 from isogrid.data import Samples
 from isogrid.metrics.robustness import class_accuracy
-from isogrid.sparsity import PRUNERS, ActivationSparsity, Masks, activation_sparsity, live_outputs
+from isogrid.sparsity import PRUNERS, ActivationSparsity, Masks, activation_sparsity, counted_share, live_outputs
 from isogrid.study.cells.base import BESIDE, Cell, Result, Row
 from isogrid.study.cells.data import Data
 from isogrid.study.store import Entry, Store
@@ -171,6 +171,7 @@ class Train(Cell):
             "sparsity": masks.sparsity,
             "kept": masks.kept,
             "total": masks.total,
+            "counted": counted_share(network, masks),
             "layers": {name: int(mask.sum()) for name, mask in masks.items()},
             "masks": masks.digest(),
             "loss": losses[-1] if losses else None,
@@ -188,6 +189,7 @@ class Train(Cell):
         for k, value in enumerate(class_accuracy(label, prediction, int(label.max()) + 1)):
             yield Row(f"accuracy_class_{k}", "", "", "", none, float(value), int((label == k).sum()))
         yield Row("collapsed", "", "", "", none, float(entry.metrics["collapsed"]), len(clean))
+        yield Row("weights_counted", "", "", "", none, entry.metrics["counted"], entry.metrics["total"])
         for metric, value in entry.metrics["activations"].items():
             yield Row(metric, "", "", "", none, value, len(clean))
         if "came_back" in entry.metrics:
