@@ -1,0 +1,32 @@
+"""Certificates: lower bounds on the minimal perturbation that are proved, and exact ones; `CERTIFICATES` is the registry.
+
+certificate = make({"name": "crown", "norm": "l2"})(model, x, y)     # certificate.radius [N]
+verdicts = CROWN(norm="linf").verify(model, x, y, eps=0.1)            # verdicts.certified, .broken, .undecided [N]
+"""
+
+from __future__ import annotations
+
+from isogrid.certify.certificate import Bracket, Certificate, Verdicts, strongest
+from isogrid.certify.crown import CROWN, CROWNIBP, IBP, FastLin
+from isogrid.certify.method import Certifier
+from isogrid.certify.reading import read_graph
+from isogrid.core.registry import Registry
+
+CERTIFICATES: Registry[Certifier] = Registry("certificate", Certifier, IBP, CROWNIBP, CROWN, FastLin)
+"""Name -> method of certifying."""
+make = CERTIFICATES.make
+
+__all__ = [
+    "CERTIFICATES",
+    "CROWN",
+    "CROWNIBP",
+    "IBP",
+    "Bracket",
+    "Certificate",
+    "Certifier",
+    "FastLin",
+    "Verdicts",
+    "make",
+    "read_graph",
+    "strongest",
+]

@@ -1,0 +1,140 @@
+"""The set of inputs that a bound holds for: a ball in l2 or linf, cut by the box where there is one. Not here: networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from isogrid.core.norms import L2, Norm, rows as per_row
+
+_STEPS: Final = 6  # fixed-point steps for the multiplier of a ball within a box; any value of it gives a bound
+_HALVINGS: Final = 40  # at most, of the bracket around a critical radius
+_CLOSE: Final = 1e-7  # relative width of that bracket, below which it is left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ball:
+    r"""{ x' : ||x' - x||_p <= radius, low <= x' <= high } per sample: x [B, *S] and radius [B] in one type.
+
+    low = -inf and high = inf where the domain is free. A sample that lies outside the limits by rounding widens them for itself.
+    """
+
+    x: Tensor
+    radius: Tensor
+    norm: Norm
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def free(self) -> bool:
+        """No box."""
+        return math.isinf(self.low)
+
+    def at(self, radius: Tensor) -> Ball:
+        """The same around the same samples, of other radii [B]."""
+        return replace(self, radius=radius)
+
+    def take(self, rows: Tensor | slice) -> Ball:
+        """The sets of some samples."""
+        return replace(self, x=self.x[rows], radius=self.radius[rows])
+
+    def room(self) -> tuple[Tensor, Tensor]:
+        """How far each input may move down and up [B, n], infinite where the domain is free."""
+        x = self.x.flatten(1)
+        return (x - self.low).clamp_min(0), (self.high - x).clamp_min(0)
+
+    def reach(self) -> Tensor:
+        """The radius [B] from which on a ball holds the whole domain; infinite where it is free."""
+        down, up = self.room()
+        return self.norm.size(torch.maximum(down, up))
+
+    def hull(self) -> tuple[Tensor, Tensor]:
+        """The smallest box [B, *S] around the set."""
+        limit = per_row(self.radius, self.x)
+        down, up = (room.view_as(self.x) for room in self.room())
+        return self.x - torch.minimum(limit, down), self.x + torch.minimum(limit, up)
+
+    def lowest(self, A: Tensor) -> Tensor:
+        """min <A, x'> over the set for each row of A [B, R, n] -> [B, R]; for an l2 ball cut by a box a bound below it (`drop`)."""
+        return self.centre(A) - self.drop(A, self.radius[:, None].expand(A.shape[:2]))[0]
+
+    def centre(self, A: Tensor) -> Tensor:
+        """<A, x> [B, R]."""
+        return torch.einsum("brn,bn->br", A, self.x.flatten(1))
+
+    def drop(self, A: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        r"""(max <-A, d> over the perturbations d of size `radius` [B, R], its derivative in the radius), both [B, R].
+
+        Exact but for an l2 ball cut by a box. There it is the dual value sum_i max_{d_i in the box} (-A_i d_i - lam/2 d_i^2) + lam/2
+        radius^2 at a lam >= 0 from a few fixed-point steps, an upper bound for any lam, and never above the smaller of the ball's
+        and the box's own.
+        """
+        if self.free:
+            slope = A.norm(dim=2) if self.norm is L2 else A.abs().sum(2)
+            return radius * slope, slope
+        down, up = self.room()
+        room, size = torch.where(A > 0, down[:, None], up[:, None]), A.abs()
+        if self.norm is not L2:
+            limit = radius[:, :, None]
+            return (size * torch.minimum(room, limit)).sum(2), (size * (room > limit)).sum(2)
+        boxed, whole = (size * room).sum(2), radius * A.norm(dim=2)
+        cut, multiplier = _cut(size, room, radius)
+        value = torch.minimum(torch.minimum(boxed, whole), cut)
+        slope = torch.where(value == boxed, 0.0, torch.where(value == whole, A.norm(dim=2), multiplier * radius))
+        return value, slope
+
+    def critical(self, A: Tensor, value: Tensor, curve: Tensor | float = 0.0, slant: Tensor | float = 0.0) -> Tensor:
+        r"""The largest r >= 0 with value + <A, x> - drop(A, r) - slant r - curve r^2 >= 0, per row [B, R].
+
+        -1 where it is not positive at r = 0, infinite where nothing makes it negative (in a box: from `reach` on the ball is the
+        domain). From below: what is returned fulfils the inequality up to float64's rounding.
+        """
+        height = value + self.centre(A)
+        if self.free:
+            slope = self.drop(A, torch.ones_like(height))[0] + slant
+            top = height.clamp_min(0)
+            root = 2 * top / (slope + (slope.square() + 4 * curve * top).sqrt())
+            return torch.where(height > 0, torch.where(slope + curve > 0, root, math.inf), -1.0)
+        return self._bracketed(A, height, curve, slant)
+
+    def _bracketed(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float) -> Tensor:
+        """`critical` in a box: the bracket [low, high] shrinks by the false position, halved where that is lopsided (Illinois)."""
+
+        def left(radius: Tensor) -> Tensor:
+            return height - self.drop(A, radius)[0] - slant * radius - curve * radius.square()
+
+        low, high = torch.zeros_like(height), self.reach()[:, None].expand_as(height).clone()
+        at_low, at_high = height.clone(), left(high)
+        whole = at_high >= 0
+        for _ in range(_HALVINGS):
+            if bool(((high - low <= _CLOSE * high) | whole | (height <= 0)).all()):
+                break
+            share = (at_low / (at_low - at_high).clamp_min(1e-300)).clamp(0.02, 0.98)
+            middle = low + share * (high - low)
+            found = left(middle)
+            fine = found >= 0
+            at_high = torch.where(fine, at_high / 2, found)
+            at_low = torch.where(fine, found, at_low / 2)
+            low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+        return torch.where(height > 0, torch.where(whole, math.inf, low), -1.0)
+
+
+def _cut(size: Tensor, room: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """(the dual value, its multiplier) for |A| = size, the room [B, R, n] in the direction of -A, and radius [B, R].
+
+    The multiplier is a fixed point of ||A on the coordinates that do not reach the box|| / what the others leave of the radius.
+    """
+    with torch.no_grad():
+        tiny = torch.finfo(size.dtype).tiny
+        multiplier = size.norm(dim=2) / radius.clamp_min(tiny)
+        for _ in range(_STEPS):
+            closed = size > room * multiplier[:, :, None]
+            rest = radius.square() - torch.where(closed, room, 0.0).square().sum(2)
+            wanted = torch.where(closed, 0.0, size).norm(dim=2) / rest.clamp_min(tiny).sqrt()
+            multiplier = torch.where(rest > 0, wanted, multiplier * 2)
+        step = torch.minimum(size / multiplier.clamp_min(tiny)[:, :, None], room)
+    return (size * step).sum(2) + multiplier / 2 * (radius.square() - step.square().sum(2)), multiplier

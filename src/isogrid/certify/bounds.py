@@ -1,0 +1,254 @@
+"""Bounds over a graph: intervals, and linear relaxations taken backwards (CROWN). Not here: radii, optimised slopes, branching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from isogrid.certify.ball import Ball
+from isogrid.certify.graph import Graph
+from isogrid.certify.intervals import node_interval, node_rounding, widened
+from isogrid.certify.operations import Convolution, Linear, Move, Scale
+from isogrid.certify.relaxations import Lines, Slopes, lines
+from isogrid.core.norms import Norm, rows as per_row
+
+Refine = Literal["intervals", "lines"]
+"""Where the bounds before a nonlinearity come from: intervals alone (IBP), or lines taken back to the input (CROWN)."""
+Relax = Callable[[int, Tensor], tuple[Tensor | None, Tensor]]
+"""(nonlinear node, coefficients on its output [B, R, n]) -> (on its input or None, constant [B, R]): a lower bound of the product."""
+
+ROW_BYTES: Final = 64 * 2**20
+"""Rows are taken back in parts whose coefficients at the widest node stay within this."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sweep:
+    """Bounds of every node of the deployed `graph` over `ball`: low and high [B, *shape], its rounding, the lines of nonlinear nodes."""
+
+    graph: Graph
+    ball: Ball
+    low: list[Tensor] = field(default_factory=list)
+    high: list[Tensor] = field(default_factory=list)
+    rounding: list[Tensor | None] = field(default_factory=list)
+    lines: dict[int, Lines] = field(default_factory=dict)
+
+    def add(self, low: Tensor, high: Tensor, rounding: Tensor | None) -> None:
+        """The next node's bounds."""
+        self.low.append(low)
+        self.high.append(high)
+        self.rounding.append(rounding)
+
+    def stop(self, node: int, A: Tensor) -> tuple[None, Tensor]:
+        """Coefficients on a nonlinear node end at its interval: interval arithmetic with the affine operations after it fused."""
+        return None, _over(A, self.low[node], self.high[node])
+
+    def relax(self, node: int, A: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients on a ReLU or tanh go through its lines."""
+        mine = self.lines[node]
+        positive, negative = A.clamp_min(0), A.clamp_max(0)
+        below, below_at, above, above_at = (v.flatten(1) for v in (mine.below, mine.below_at, mine.above, mine.above_at))
+        constant = torch.einsum("brn,bn->br", negative, above_at)
+        if bool(below_at.any()):
+            constant = constant + torch.einsum("brn,bn->br", positive, below_at)
+        return positive * below[:, None] + negative * above[:, None], constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Form:
+    """<A, x'> + constant, a lower bound over a ball: A [B, R, n], constant [B, R]."""
+
+    A: Tensor
+    constant: Tensor
+
+    def lowest(self, ball: Ball) -> Tensor:
+        """Its smallest value [B, R] over the ball."""
+        return self.constant + ball.lowest(self.A)
+
+    def critical(self, ball: Ball) -> Tensor:
+        """The largest radius [B, R] up to which it is positive around the ball's centre; see `Ball.critical`."""
+        return ball.critical(self.A, self.constant)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Bounder:
+    """A graph and what is worth computing once for it.
+
+    `spread`: for nodes that are affine in the network's input, the dual norm of each element's gradient [*shape]: of linear and
+    convolutional layers, and of the inputs of nonlinear nodes. `direct`: those of them that read each element of the network's input
+    once at most.
+    """
+
+    graph: Graph
+    norm: Norm
+    spread: dict[int, Tensor] = field(init=False)
+    direct: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spread = _spread(self.graph, self.norm)
+        self.direct = _direct(self.graph)
+
+    def sweep(self, ball: Ball, refine: Refine, slopes: Slopes = "adaptive") -> Sweep:
+        """Bounds of all nodes over `ball`, in the order of the graph, deployed rounding included.
+
+        Nodes that are affine in the input are bound by their own dual norms, others by intervals, and with `refine` = "lines" those
+        inputs of ReLU and tanh that intervals leave undecided by lines taken back to the input.
+        """
+        graph, found, gamma = self.graph, Sweep(graph=self.graph, ball=ball), self.graph.gamma()
+        before = {node.inputs[0] for _, node in graph.nonlinear()}
+        low, high = ball.hull()
+        found.add(low, high, None)
+        centre: tuple[list[Tensor], list[Tensor]] = [ball.x], [ball.x]  # of nodes affine in the input: what they may be at x itself
+        for i, node in enumerate(graph.nodes[1:], 1):
+            assert node.operation is not None
+            rounding = node_rounding(node, found.low, found.high, gamma)
+            if i in self.direct and isinstance(node.operation, Linear | Convolution):  # a ball's inputs are not all at its hull's corners
+                nearby = node_rounding(node, *centre, gamma)
+                assert rounding is not None
+                assert nearby is not None
+                rounding = torch.minimum(rounding, nearby + gamma(node.operation.terms) * per_row(ball.radius, rounding) * self.spread[i])
+            low, high = widened(*node_interval(node, found.low, found.high), rounding)
+            if i <= max(self.spread, default=0):
+                for side, value in zip(centre, widened(*node_interval(node, *centre), rounding), strict=True):
+                    side.append(value)
+            if i in self.spread:
+                reach = per_row(ball.radius, low) * self.spread[i]
+                low, high = torch.maximum(low, centre[0][i] - reach), torch.minimum(high, centre[1][i] + reach)
+            found.add(low, high, rounding)
+            if i in before and refine == "lines" and not (i in self.spread and ball.free):
+                found.low[i], found.high[i] = _refined(found, i, low, high)
+            if not node.operation.affine:
+                source = node.inputs[0]
+                found.lines[i] = lines(node.operation, found.low[source], found.high[source], slopes)
+        return found
+
+
+def _refined(found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The bounds of node i's undecided elements by lines, kept where they are tighter."""
+    flat_low, flat_high = low.flatten(1), high.flatten(1)
+    undecided = (flat_low < 0) & (flat_high > 0)
+    count = int(undecided.sum(1).max())
+    if count == 0:
+        return low, high
+    index = undecided.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    lower, upper = [], []
+    for part in row_parts(found.graph, 2 * len(index), count):
+        rows = index[:, part]
+        bound = backward(found, {i: unit_rows(found.graph, i, rows)}, found.relax).lowest(found.ball)
+        lower.append(bound[:, : rows.shape[1]])
+        upper.append(-bound[:, rows.shape[1] :])
+    flat_low = flat_low.scatter(1, index, torch.maximum(flat_low.gather(1, index), torch.cat(lower, 1)))
+    flat_high = flat_high.scatter(1, index, torch.minimum(flat_high.gather(1, index), torch.cat(upper, 1)))
+    return flat_low.view_as(low), flat_high.view_as(high)
+
+
+def row_parts(graph: Graph, batch: int, rows: int) -> list[slice]:
+    """Even slices over `rows` of which a batch stays within ROW_BYTES."""
+    step = max(1, ROW_BYTES // (8 * graph.widest * batch))
+    return [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
+
+
+def unit_rows(graph: Graph, i: int, index: Tensor) -> Tensor:
+    """Coefficients [B, 2R, n] that pick the elements index [B, R] of node i, then their negatives."""
+    n = torch.Size(graph.nodes[i].shape).numel()
+    chosen = torch.zeros(*index.shape, n, dtype=torch.float64).scatter_(2, index[:, :, None], 1.0)
+    return torch.cat([chosen, -chosen], 1)
+
+
+def backward(found: Sweep, start: dict[int, Tensor], relax: Relax) -> Form:
+    """A lower bound over the ball of sum_i <A_i, node_i>, for the coefficients `start` {node: A [B, R, n]}, deployed rounding included."""
+    graph, pending = found.graph, dict(start)
+    batch, rows = next(iter(start.values())).shape[:2]
+    constant = torch.zeros(batch, rows, dtype=torch.float64)
+    for i in range(max(pending), 0, -1):
+        A = pending.pop(i, None)
+        if A is None:
+            continue
+        node, rounding = graph.nodes[i], found.rounding[i]
+        assert node.operation is not None
+        if rounding is not None:
+            constant = constant - torch.einsum("brn,bn->br", A.abs(), rounding.flatten(1))
+        if not node.operation.affine:
+            passed, shift = relax(i, A)
+            constant = constant + shift
+            if passed is not None:
+                _add(pending, node.inputs[0], passed)
+            continue
+        whole = A.reshape(batch * rows, *node.shape)
+        moved = node.operation.shift(whole)
+        constant = constant if moved is None else constant + moved.view(batch, rows)
+        for source, part in zip(node.inputs, node.operation.transposed(whole, graph.sizes_of(i)), strict=True):
+            _add(pending, source, part.reshape(batch, rows, -1))
+    A = pending.get(0)
+    return Form(A=torch.zeros(batch, rows, found.ball.x[0].numel(), dtype=torch.float64) if A is None else A, constant=constant)
+
+
+def _over(A: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """min <A, h> over low <= h <= high: [B, R]."""
+    below = torch.einsum("brn,bn->br", A.clamp_min(0), low.flatten(1))
+    return below + torch.einsum("brn,bn->br", A.clamp_max(0), high.flatten(1))
+
+
+def _add(pending: dict[int, Tensor], i: int, A: Tensor) -> None:
+    pending[i] = pending[i] + A if i in pending else A
+
+
+def _spread(graph: Graph, norm: Norm) -> dict[int, Tensor]:
+    """See `Bounder`."""
+    affine = {0}
+    for i, node in enumerate(graph.nodes):
+        if node.operation is not None and node.operation.affine and all(j in affine for j in node.inputs):
+            affine.add(i)
+    wanted = {node.inputs[0] for _, node in graph.nonlinear()}
+    wanted |= {i for i, node in enumerate(graph.nodes) if isinstance(node.operation, Linear | Convolution)}
+    found = {}
+    for i in sorted(wanted & affine - {0}):
+        shape = graph.nodes[i].shape
+        n = torch.Size(shape).numel()
+        sizes = []
+        for part in row_parts(graph, 1, n):
+            rows = torch.eye(n, dtype=torch.float64)[part].reshape(-1, *shape)
+            sizes.append(norm.dual_size(_gradient(graph, i, rows)))
+        found[i] = torch.cat(sizes).reshape(shape)
+    return found
+
+
+def _direct(graph: Graph) -> frozenset[int]:
+    """Nodes whose path to the input only scales elements and moves them without repeating any."""
+    once, found = {0}, set()
+    for i, node in enumerate(graph.nodes[1:], 1):
+        if len(node.inputs) != 1 or node.inputs[0] not in once:
+            continue
+        if isinstance(node.operation, Linear | Convolution):
+            found.add(i)
+        elif isinstance(node.operation, Scale):
+            once.add(i)
+        elif isinstance(node.operation, Move) and node.operation.terms == 1:
+            repeats = node.operation.transposed(torch.ones(1, *node.shape, dtype=torch.float64), graph.sizes_of(i))[0]
+            once |= {i} if bool((repeats <= 1).all()) else set()
+    return frozenset(found)
+
+
+def _gradient(graph: Graph, i: int, A: Tensor) -> Tensor:
+    """Rows A [M, *shape] on a node i that is affine in the input -> on the input [M, *S]."""
+    pending = {i: A}
+    for j in range(i, 0, -1):
+        if j in pending:
+            mine, operation = pending.pop(j), graph.nodes[j].operation
+            assert operation is not None
+            for source, part in zip(graph.nodes[j].inputs, operation.transposed(mine, graph.sizes_of(j)), strict=True):
+                _add(pending, source, part)
+    return pending.get(0, A.new_zeros(len(A), *graph.nodes[0].shape))
+
+
+def margin_rows(graph: Graph, y: Tensor) -> Tensor:
+    """Coefficients [B, C - 1, C] of the differences z_y - z_k on the last node, k in order without y; [B, 1, 1] for a single output."""
+    if graph.single:
+        return (2.0 * y.double() - 1)[:, None, None]
+    others = torch.arange(graph.classes)[None].expand(len(y), -1)
+    others = others[others != y[:, None]].view(len(y), -1)
+    A = torch.zeros(len(y), graph.classes - 1, graph.classes, dtype=torch.float64)
+    return A.scatter_(2, y[:, None, None].expand(-1, graph.classes - 1, 1), 1.0).scatter_(2, others[:, :, None], -1.0)

@@ -1,0 +1,122 @@
+"""A network as a graph of supported operations. Not here: how a model is read (reading.py), bounds.
+
+The graph is the network in exact arithmetic with the weights that are deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from isogrid.certify.operations import Gamma, Move, Operation, Shape, gamma_of
+from isogrid.core.random import generator
+
+RUN_UNIT: Final = 2.0**-53
+"""The rounding unit of our own computations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Node:
+    """One operation on earlier nodes; node 0, the input, has none.
+
+    `shape`: one sample's output. `hull`: two nodes of which this one is the elementwise maximum, whatever its operation says: intervals
+    and rounding of a maximum are better taken from them.
+    """
+
+    name: str
+    operation: Operation | None
+    inputs: tuple[int, ...]
+    shape: Shape
+    hull: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Graph:
+    """Nodes in the order of computation; the last one gives the logits [C] (or a single z). `unit`: the deployed rounding unit.
+
+    `single`: the one output z stands for the logits (0, z).
+    """
+
+    nodes: tuple[Node, ...]
+    unit: float
+    single: bool
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return 2 if self.single else self.nodes[-1].shape[0]
+
+    @property
+    def widest(self) -> int:
+        """Elements of the largest node."""
+        return max(torch.Size(node.shape).numel() for node in self.nodes)
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """Every node's output on x [B, *S]."""
+        found: list[Tensor] = []
+        for node in self.nodes:
+            found.append(x if node.operation is None else node.operation.forward(*[found[i] for i in node.inputs]))
+        return found
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, *S] -> logits [B, C], in x's type and in exact arithmetic up to its rounding."""
+        z = self.values(x)[-1].flatten(1)
+        return nn.functional.pad(z, (1, 0)) if self.single else z
+
+    def cast(self, dtype: torch.dtype) -> Graph:
+        """The same graph computing in `dtype`, for searches whose results are checked in float64."""
+        return replace(self, nodes=tuple(n if n.operation is None else replace(n, operation=n.operation.cast(dtype)) for n in self.nodes))
+
+    def gamma(self) -> Gamma:
+        """Rounding of the deployed network and of our own run over it, whose sums are at most as long as the widest layer."""
+        return gamma_of((self.unit, 0), (RUN_UNIT, 4 * self.widest + 64))
+
+    def nonlinear(self) -> Iterator[tuple[int, Node]]:
+        """(index, node) of every ReLU and tanh."""
+        return ((i, node) for i, node in enumerate(self.nodes) if node.operation is not None and not node.operation.affine)
+
+    def sizes_of(self, i: int) -> list[Shape]:
+        """The shapes of node i's inputs."""
+        return [self.nodes[j].shape for j in self.nodes[i].inputs]
+
+
+class Builder:
+    """Collects nodes while a program is lowered, and tries each on samples: that gives its shape, and shows what mixes a batch."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.nodes: list[Node] = [Node(name="input", operation=None, inputs=(), shape=tuple(shape))]
+
+    def add(self, name: str, operation: Operation, *inputs: int, hull: tuple[int, int] | None = None) -> int:
+        """Append a node and return its index; ValueError for an operation that is not one on each sample by itself."""
+        random = generator(0, "graph probe")
+        probes = [torch.randn(3, *self.nodes[i].shape, dtype=torch.float64, generator=random) for i in inputs]
+        try:
+            together, alone = operation.forward(*probes), operation.forward(*[probe[1:2] for probe in probes])
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"cannot run on other batches: {str(error).splitlines()[0]}") from None
+        if together.shape[0] != 3 or not torch.allclose(together[1:2], alone, rtol=1e-9, atol=1e-9):
+            raise ValueError("mixes the samples of a batch")
+        if isinstance(operation, Move):
+            offset = operation.forward(*[torch.zeros_like(probe[:1]) for probe in probes])[0]
+            operation = replace(operation, offset=offset) if bool(offset.any()) else operation
+        self.nodes.append(Node(name=name, operation=operation, inputs=inputs, shape=tuple(alone.shape[1:]), hull=hull))
+        return len(self.nodes) - 1
+
+
+def used(nodes: list[Node], output: int) -> tuple[Node, ...]:
+    """The nodes that `output` depends on, renumbered; the input stays even where nothing depends on it."""
+    needed = {0, output}
+    for i in range(output, 0, -1):
+        if i in needed:
+            needed.update(nodes[i].inputs, nodes[i].hull or ())
+    order = {old: new for new, old in enumerate(sorted(needed))}
+
+    def moved(node: Node) -> Node:
+        hull = None if node.hull is None else (order[node.hull[0]], order[node.hull[1]])
+        return replace(node, inputs=tuple(order[i] for i in node.inputs), hull=hull)
+
+    return tuple(moved(nodes[old]) for old in sorted(needed))
