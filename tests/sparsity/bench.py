@@ -33,6 +33,7 @@ def training(net, steps, *, masks=None, optimizer=None, initial=None, seed=0, st
         state=state or {},
         optimizer=optimizer or torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9),
         steps=steps,
+        samples=64,
         batch=samples(32),
         loss=lambda model, x, y: nn.functional.cross_entropy(model(x), y),
         seed=seed,

@@ -18,8 +18,23 @@ from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training, enforce,
 from isogrid.sparsity.rigl import RigL
 from isogrid.sparsity.surgery import Surgery
 from isogrid.sparsity.surgery_target import SurgeryTarget
+from isogrid.sparsity.variational import VariationalDropout
 
-PRUNERS: Registry[Pruner] = Registry("pruner", Pruner, Progressive, Dense, OneShot, Cubic, Lottery, NofM, Surgery, SurgeryTarget, SET, RigL)
+PRUNERS: Registry[Pruner] = Registry(
+    "pruner",
+    Pruner,
+    Progressive,
+    Dense,
+    OneShot,
+    Cubic,
+    Lottery,
+    NofM,
+    Surgery,
+    SurgeryTarget,
+    SET,
+    RigL,
+    VariationalDropout,
+)
 
 __all__ = [
     "ALLOCATIONS",
@@ -46,6 +61,7 @@ __all__ = [
     "Surgery",
     "SurgeryTarget",
     "Training",
+    "VariationalDropout",
     "activation_sparsity",
     "counted_share",
     "enforce",

@@ -33,9 +33,9 @@ class Training:
 
     model: with the parent level's weights, dead ones exactly zero, in train mode. masks, state: what the parent finished with, on the
     model's device (level 0: everything alive, no state). optimizer: fresh. steps: how many there will be at most, 0 to steps - 1.
-    batch: samples to score on, at most 512 training samples, drawn from (seed, "scoring", purpose) without replacement. loss: what this
-    training minimises, its random numbers fixed. initial: the state_dict that the training of the dense reference started from, where it is
-    known.
+    samples: how many there are to train on. batch: those to score on, at most 512, drawn from (seed, "scoring", purpose) without
+    replacement. loss: what this training minimises, its random numbers fixed. initial: the state_dict that the training of the dense
+    reference started from, where it is known.
     """
 
     model: nn.Module
@@ -43,6 +43,7 @@ class Training:
     state: Mapping[str, Tensor]
     optimizer: Optimizer
     steps: int
+    samples: int
     batch: Batch
     loss: Loss
     seed: int

@@ -138,6 +138,7 @@ def _training(
         state=state,
         optimizer=optimizer,
         steps=config.epochs * len(_sizes(model, len(y), config.batch_size)),
+        samples=len(y),
         batch=(x.index_select(0, rows), y.index_select(0, rows)),
         loss=scored,
         seed=seed,
