@@ -13,6 +13,7 @@ from isogrid.core.norms import L2, Norm, rows as per_row
 
 _STEPS: Final = 6  # fixed-point steps for the multiplier of a ball within a box; any value of it gives a bound
 _HALVINGS: Final = 40  # at most, of the bracket around a critical radius
+_TINY: Final = 1e-30  # stands for zero in a denominator
 _CLOSE: Final = 1e-7  # relative width of that bracket, below which it is left
 
 
@@ -126,15 +127,16 @@ class Ball:
 def _cut(size: Tensor, room: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """(the dual value, its multiplier) for |A| = size, the room [B, R, n] in the direction of -A, and radius [B, R].
 
-    The multiplier is a fixed point of ||A on the coordinates that do not reach the box|| / what the others leave of the radius.
+    The multiplier is a fixed point of ||A on the coordinates that do not reach the box|| / what the others leave of the radius. Where they
+    leave almost nothing it is large, and so is what rounding does to the radius's own square: that is added.
     """
     with torch.no_grad():
-        tiny = torch.finfo(size.dtype).tiny
-        multiplier = size.norm(dim=2) / radius.clamp_min(tiny)
+        multiplier = size.norm(dim=2) / radius.clamp_min(_TINY)
         for _ in range(_STEPS):
             closed = size > room * multiplier[:, :, None]
             rest = radius.square() - torch.where(closed, room, 0.0).square().sum(2)
-            wanted = torch.where(closed, 0.0, size).norm(dim=2) / rest.clamp_min(tiny).sqrt()
+            wanted = torch.where(closed, 0.0, size).norm(dim=2) / rest.clamp_min(_TINY**2).sqrt()
             multiplier = torch.where(rest > 0, wanted, multiplier * 2)
-        step = torch.minimum(size / multiplier.clamp_min(tiny)[:, :, None], room)
-    return (size * step).sum(2) + multiplier / 2 * (radius.square() - step.square().sum(2)), multiplier
+        step = torch.minimum(size / multiplier.clamp_min(_TINY)[:, :, None], room)
+    rounding = (size.shape[2] + 8) * torch.finfo(size.dtype).eps * radius.square()
+    return (size * step).sum(2) + multiplier / 2 * (radius.square() - step.square().sum(2) + rounding), multiplier

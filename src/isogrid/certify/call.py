@@ -59,7 +59,7 @@ def constant(value: Any, what: str) -> Tensor:
 
 def per_sample(call: Call, value: Any, shape: Sequence[int]) -> Tensor:
     """A constant operand in the type that the program computes in, as it stands beside one sample of `shape`."""
-    found = torch.as_tensor(value).to(call.dtype).double()
+    found = (value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)).to(call.dtype).double()
     if found.dim() > len(shape):
         if found.dim() != len(shape) + 1 or not bool((found == found[:1]).all()):
             raise Unsupported("a constant that differs between the samples of a batch")

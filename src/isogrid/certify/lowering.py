@@ -133,7 +133,7 @@ def _leaky(builder: Builder, call: Call) -> Ref:
         slope = constant(call["weight"], "a slope")
         slope = slope.reshape(-1, *([1] * (len(builder.nodes[x].shape) - 1)))
     else:
-        slope = torch.tensor(call["negative_slope"]).to(call.dtype).double()
+        slope = torch.tensor(call["negative_slope"], dtype=call.dtype).double()
     kept = scale(builder, f"{call.name} linear part", x, slope, 0.0, 0)
     positive = scale(builder, f"{call.name} positive part", builder.add(call.name, Relu(), x), 1 - slope, 0.0, 0)
     return Ref(builder.add(call.name, Sum(signs=(1.0, 1.0), roundings=1), kept, positive))

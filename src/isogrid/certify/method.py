@@ -166,6 +166,8 @@ class _Run:
         check_samples(x, y, box)
         self.method, self.model, self.x, self.y, self.on_batch = method, model, x.detach(), y, on_batch
         self.norm, self.domain = norm_of(method.norm), Domain(name=method.domain, low=box[0], high=box[1])
+        with frozen(model), torch.no_grad():
+            self.logits = as_classifier(model, self.x, y)
 
     def __call__(self, limit: Tensor, *, decide: bool, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(radii [N], distances of confirmed counterexamples [N], these points [N, *S]) for radii up to `limit` [N]."""
@@ -215,7 +217,7 @@ class _Run:
         """(distance [B], inf where the model keeps the class; the point or the sample) of points [B, *S], in the model's type."""
         x, y = self.x[part], self.y[part]
         kept = torch.where(points.to(x).isnan(), x, self.domain.clip(points.to(x)))
-        broken = margin(as_classifier(self.model, x, y)(kept), y) < 0
+        broken = margin(self.logits(kept), y) < 0
         distance = self.norm.size(kept.double() - x.double()).cpu()
         kept = torch.where(broken.reshape(-1, *[1] * (x.dim() - 1)), kept, x)
         return torch.where(broken.cpu(), distance, math.inf), kept
