@@ -36,7 +36,7 @@ class Source(nn.Module):
         return self.inner(nn.functional.pad(flat, (0, 32 - flat.shape[1]))).to(x.dtype)
 
 
-UNSEEN = {"zero_gradients"}
+UNSEEN = {"zero_gradients", "broken_gradients"}
 """What the callable's pitfall says: a zero gradient inside a function is not seen."""
 OTHER = {"finds"}
 """What another model's loss suggests need not cross this one's boundary."""

@@ -127,6 +127,7 @@ BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, 
     "logits times 100": ("IG002", lambda net: Then(net, after=lambda z: 100 * z), ()),
     "softmax at the end": ("IG003", lambda net: Then(net, after=lambda z: z.softmax(1)), ()),
     "a sigmoid per class": ("IG003", lambda net: Then(net, after=lambda z: torch.sigmoid(z + 1)), ()),
+    "a sigmoid, then a view": ("IG003", lambda net: Then(net, after=lambda z: z.sigmoid_().double()[:, :]), ()),
     "noise inside": ("IG004", Noisy, (PGD(eps=EPS), Noise(eps=EPS))),
     "functional dropout": ("IG004", dropping, (PGD(eps=EPS), Noise(eps=EPS))),
     "quantised inputs: hopskipjump wins": ("IG005", lambda net: Then(net, quantised), ()),
@@ -139,6 +140,7 @@ BUILT: dict[str, tuple[str, Callable[[nn.Sequential], nn.Module], tuple[Attack, 
     "a dead last layer": ("IG010", collapse, ()),
     "a budget that breaks all": ("IG011", lambda net: net, (PGD(eps=0.3), Noise(eps=0.3))),
     "a budget that breaks none": ("IG011", lambda net: net, (PGD(eps=1e-4), Noise(eps=1e-4))),
+    "a square root at 0": ("IG014", lambda net: Then(net, lambda x: x + 0 * (x * (x > 0.5)).sqrt()), ()),
     "dropout left on": ("IG012", lambda net: copy.deepcopy(net).train(), ()),
 }
 
@@ -164,6 +166,24 @@ def test_every_check_has_a_model_that_shows_it() -> None:
     elsewhere = {"IG013"}  # tests/attacks/test_backward.py: it needs two attacks, an exact and a leaky one
     assert {code for code, _, _ in BUILT.values()} | elsewhere == {check.code for check in CHECKS}
     assert len({check.code for check in CHECKS}) == len({check.title for check in CHECKS}) == len(CHECKS)
+
+
+def test_logits_that_happen_to_lie_between_0_and_1_are_no_probabilities() -> None:
+    class Cosine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.rand((3, 8), generator=torch.Generator().manual_seed(0)))
+            self.gate = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * torch.sigmoid(self.gate(x))  # a sigmoid inside says nothing of the outputs
+            return nn.functional.normalize(x, dim=1) @ nn.functional.normalize(self.w, dim=1).T
+
+    x = torch.rand((40, 8), generator=torch.Generator().manual_seed(1))
+    model = Cosine()
+    z = model(x).detach()
+    assert bool((z >= 0).all() and (z <= 1).all())
+    assert "IG003" not in {finding.code for finding in audit_model(model, x, z.argmax(1), eps=0.01)}
 
 
 AUTOATTACK = AutoAttack(eps=EPS, steps=20, queries=500)

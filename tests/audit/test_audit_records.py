@@ -37,6 +37,7 @@ def record(broken: int, *, eps: float | None = 0.1, free: bool = False, size: fl
         "distance": distance,
         "margin": np.where(success, -1.0, 1.0),
         "zero_gradient": np.zeros(200, bool),
+        "broken_gradient": np.zeros(200, bool),
     }
     return AttackRecord(**(values | rest))  # type: ignore[arg-type]
 

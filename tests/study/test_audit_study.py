@@ -46,6 +46,7 @@ def attacked(config: dict[str, Any], broken: int, *, rows: Sequence[int] = range
             "distance": np.where(success, made.budget or 1.0, np.inf),
             "margin": np.where(success, -1.0, 1.0),
             "zero_gradient": np.zeros(len(index), bool),
+            "broken_gradient": np.zeros(len(index), bool),
             "forwards": np.ones(len(index), int),
             "backwards": np.full(len(index), 0 if made.gradient_free else 1),
         }

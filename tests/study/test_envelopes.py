@@ -50,6 +50,7 @@ def _attacked(name, samples, rng):
             "success": success,
             "distance": np.where(success, size, math.inf),
             "zero_gradient": False,
+            "broken_gradient": False,
         }
     )
     return Attacked(about=_about(name), records=records)

@@ -23,6 +23,7 @@ def outcome_frame(outcome: AttackOutcome) -> pd.DataFrame:
             "distance": to_numpy(outcome.distance.double()),
             "margin": to_numpy(outcome.margin.double()),
             "zero_gradient": to_numpy(outcome.zero_gradient),
+            "broken_gradient": to_numpy(outcome.broken_gradient),
             "forwards": to_numpy(outcome.forwards),
             "backwards": to_numpy(outcome.backwards),
         }
@@ -31,9 +32,9 @@ def outcome_frame(outcome: AttackOutcome) -> pd.DataFrame:
 
 def no_records() -> pd.DataFrame:
     """The records of an attack that had nothing left to attack."""
-    kinds = dict.fromkeys(("success", "zero_gradient"), "bool") | dict.fromkeys(("distance", "margin"), "float64")
-    names = ("sample", "label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "forwards", "backwards")
-    return pd.DataFrame({name: pd.Series(dtype=kinds.get(name, "int64")) for name in names})
+    kinds = dict.fromkeys(("success", "zero_gradient", "broken_gradient"), "bool") | dict.fromkeys(("distance", "margin"), "float64")
+    counted = ("sample", "label", "clean", "adversarial", "forwards", "backwards")
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in (dict.fromkeys(counted, "int64") | kinds).items()})
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

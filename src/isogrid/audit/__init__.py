@@ -10,7 +10,7 @@ from typing import Final
 from isogrid.audit.check import Check
 from isogrid.audit.figures import Collapse, Failures, Saturated
 from isogrid.audit.findings import Audit, Checked, Finding, State
-from isogrid.audit.gradients import BlindGradients, CrossEntropySaturation, ZeroGradients
+from isogrid.audit.gradients import BlindGradients, BrokenGradients, CrossEntropySaturation, ZeroGradients
 from isogrid.audit.masking import Masking
 from isogrid.audit.outputs import Probabilities, Randomised, TinyMargins, TrainMode
 from isogrid.audit.records import LevelInputs
@@ -30,6 +30,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Saturated(),
     TrainMode(),
     BlindGradients(),
+    BrokenGradients(),
 )
 """Every check, in the order of its code."""
 

@@ -103,4 +103,26 @@ class BlindGradients(Check):
         return [record for record in same if (record.eps is None) >= (leaky.eps is None)]
 
 
-__all__ = ["BlindGradients", "CrossEntropySaturation", "ZeroGradients"]
+class BrokenGradients(Check):
+    """Samples at which a gradient is NaN or infinite in some component."""
+
+    code = "IG014"
+    title = "gradients that are not finite"
+    severity = "warning"
+    remedy = (
+        "Such components counted as 0, so attacks cannot use them: look for square roots, norms, logarithms and divisions at 0, add a "
+        "small constant inside them, and report gradient-free attacks (square, hopskipjump) beside."
+    )
+
+    def applies(self, inputs: LevelInputs) -> Scope:
+        return where(inputs.white, "no gradient was asked for")
+
+    def look(self, inputs: LevelInputs) -> Occurrences:
+        for record in inputs.white:
+            broken, total = int((record.broken_gradient & record.ran).sum()), int(record.ran.sum())
+            if many(broken, total):
+                text = f"{record.attack}: {of(broken, total)} correct samples met a gradient with NaN or infinite components"
+                yield share(broken, total, record.attack, text)
+
+
+__all__ = ["BlindGradients", "BrokenGradients", "CrossEntropySaturation", "ZeroGradients"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from isogrid.attacks import make
 from isogrid.attacks.driver.base import Attack, as_classifier, batch_rows, check_samples, frozen, margin
@@ -67,7 +68,7 @@ def examine_model(
     x, y = x[:samples], y[:samples].long()
     training = tuple(n or type(m).__name__ for n, m in model.named_modules() if m.training and isinstance(m, TWO_MODES))
     first, again, reach = clean_passes(model, x, y, box)
-    clean = CleanRecord.of_logits(first, y, again, reach=reach, training=training)
+    clean = CleanRecord.of_logits(first, y, again, sigmoids=ends_in_sigmoid(model, x), reach=reach, training=training)
     chosen = tuple(attacks) or (PGD(eps=eps, loss="margin"),)
 
     def run(attack: Attack, budget: float | None = None, *, reported: bool = False) -> AttackRecord:
@@ -106,18 +107,46 @@ def clean_passes(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float
         function = as_classifier(model, x, y)
         with torch.no_grad():
             first, again = (torch.cat([function(part) for part in torch.split(x, size)]) for _ in range(2))
-        reach = []
+        reach: list[np.ndarray[Any, Any]] = []
         for part, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
             leaf = part.detach().clone().requires_grad_()
             with torch.enable_grad():
                 gap = margin(function(leaf), labels)
             if gap.requires_grad:
                 (gradient,) = torch.autograd.grad(gap.sum(), leaf, allow_unused=True)
-                steepness = torch.zeros_like(gap) if gradient is None else L2.size(gradient)
+                steepness = torch.zeros_like(gap) if gradient is None else L2.size(gradient.nan_to_num(0.0, 0.0, 0.0))
             else:
                 steepness = torch.zeros_like(gap)
             reach.append((gap.detach().abs().double() / steepness.double() / _span(L2, x, box)).cpu().numpy())
     return first, again, np.nan_to_num(np.concatenate(reach), nan=math.inf, posinf=math.inf)
+
+
+def ends_in_sigmoid(model: nn.Module, x: Tensor) -> bool:
+    """Whether what `model` returns is the output of a sigmoid or softmax, in whatever form it is written; x [N, *S]: two are looked at."""
+    with frozen(model), torch.no_grad(), _Squashed() as squashed:
+        z = model(x[:2])
+    return any(z.numel() == out.numel() and torch.equal(z.flatten(), out.flatten().to(z.dtype)) for out in squashed.found)
+
+
+class _Squashed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The outputs of all sigmoids and softmaxes of a forward pass."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for more than a second
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in _SQUASHES:
+            self.found.append(out.clone())
+        return out
+
+
+_SQUASHES = {torch.ops.aten.sigmoid.default, torch.ops.aten.sigmoid_.default, torch.ops.aten._softmax.default}
 
 
 def comparators(chosen: Sequence[Attack]) -> list[Attack]:
@@ -161,4 +190,4 @@ def _span(norm: Norm, x: Tensor, box: tuple[float, float]) -> float:
     return float(norm.size(torch.full_like(x[:1], box[1] - box[0]).double()))
 
 
-__all__ = ["clean_passes", "examine_model"]
+__all__ = ["clean_passes", "ends_in_sigmoid", "examine_model"]

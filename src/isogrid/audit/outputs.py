@@ -28,7 +28,7 @@ class Probabilities(Check):
 
     def look(self, inputs: LevelInputs) -> Occurrences:
         if inputs.clean.probabilities:
-            yield whole("every output of the model lies between 0 and 1, as those of a softmax or a sigmoid do")
+            yield whole("the outputs are those of a softmax or a sigmoid")
 
 
 class Randomised(Check):

@@ -17,7 +17,7 @@ from isogrid.core.norms import allowed
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-COLUMNS = ("label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "backwards")
+COLUMNS = ("label", "clean", "adversarial", "success", "distance", "margin", "zero_gradient", "broken_gradient", "backwards")
 PROBABILITY_SLACK = 1e-4
 
 
@@ -48,8 +48,10 @@ class CleanRecord:
         return np.equal(self.label, self.prediction)
 
     @classmethod
-    def of_logits(cls, z: Tensor, y: Tensor, again: Tensor | None = None, **rest: Any) -> CleanRecord:
+    def of_logits(cls, z: Tensor, y: Tensor, again: Tensor | None = None, *, sigmoids: bool = False, **rest: Any) -> CleanRecord:
         """From logits [N, C], classes [N] and, to see randomness, the logits of a second evaluation of the same samples.
+
+        `sigmoids`: the model was seen to end in a sigmoid or softmax. Values alone show a softmax only: logits, too, may lie in [0, 1].
 
         >>> import torch
         >>> z, y = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
@@ -70,18 +72,16 @@ class CleanRecord:
             prediction=z64.argmax(1).numpy(),
             margin=gap.numpy(),
             rounding=float(largest.max()) * torch.finfo(z.dtype).eps,
-            probabilities=_probabilities(z64),
+            probabilities=sigmoids or _sum_to_one(z64),
             repeat_difference=None if again is None else float((again.detach().double().cpu() - z64).abs().max()) / max(spread, 1e-300),
             # of two classes one live output is enough, as in `live_outputs`: a single logit z stands for (0, z)
             **({"dead_outputs": constant if classes > 2 or constant == classes else 0} | rest),
         )
 
 
-def _probabilities(z: Tensor) -> bool:
-    """Whether outputs [N, C] are a softmax's or sigmoids'. Logits of both signs never are; constant ones come of a collapsed level."""
-    softmax = bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < PROBABILITY_SLACK).all())
-    sigmoids = bool(((z >= 0) & (z <= 1)).all()) and bool((z != z[:1]).any())
-    return softmax or sigmoids
+def _sum_to_one(z: Tensor) -> bool:
+    """Whether outputs [N, C] are a softmax's."""
+    return bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < PROBABILITY_SLACK).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,8 @@ class AttackRecord:
     attack: its id in the study. eps: its budget, None for minimum-norm. role: what it says about masked gradients. reported: it has figures
     of its own; it has none where it saw only other attacks' survivors, or was run by the audit itself. correct, success, robust [N] bool:
     right before, turned, right after. distance [N]: 0 misclassified to begin with, inf failed, NaN not attacked.
-    margin [N]: at x_adv. zero_gradient [N] bool: the first loss gradient was exactly zero.
+    margin [N]: at x_adv. zero_gradient [N] bool: the first loss gradient was exactly zero. broken_gradient [N] bool: a gradient was not
+    finite.
     """
 
     attack: str
@@ -105,6 +106,7 @@ class AttackRecord:
     distance: Floats
     margin: Floats
     zero_gradient: Bools
+    broken_gradient: Bools
     reported: bool = True
     leaky: bool = False
 
@@ -148,6 +150,7 @@ class AttackRecord:
             distance=padded(values["distance"].astype(np.float64), np.nan),
             margin=padded(values["margin"].astype(np.float64), np.nan),
             zero_gradient=padded(values["zero_gradient"].astype(bool), False),
+            broken_gradient=padded(values["broken_gradient"].astype(bool), False),
             reported=reported,
             leaky=getattr(attack, "backward", "exact") == "leaky",
         )

@@ -25,6 +25,9 @@ from isogrid.study.spec import ModelSpec, Spec
 from isogrid.study.spec.reading import read_yaml
 from isogrid.study.store import Store
 
+LOG_EVERY = 20.0
+"""Seconds between two lines on the way where there is no terminal to draw a bar on."""
+
 
 def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_run: bool, as_json: bool, console: Console) -> None:
     """Plan, say what it will take, run, report."""
@@ -51,7 +54,7 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
     if not all(model.checkpoints for model in spec.models):
         source += f", {spec.seeds} seeds, {max(one.rounds for one in spec.prunings)} rounds"
     todo = f"{expected.tasks - expected.finished} of {expected.tasks} tasks to do, about {pretty_seconds(expected.seconds)}"
-    console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False)
+    console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False, soft_wrap=True)
     started, failed = time.monotonic(), None
     # the report's libraries take a second to load: that happens while the first level trains
     loading = threading.Thread(target=importlib.import_module, args=("isogrid.report",))
@@ -111,7 +114,8 @@ class _Bar:
     def __init__(self, study: Plan, out: Path, console: Console) -> None:
         self.console = console
         self.total = sum(task.cost for task in missing(study, out))
-        self.done, self.said, self.started = 0.0, 0, time.monotonic()
+        self.done, self.started = 0.0, time.monotonic()
+        self.said = self.started
         self.running: list[str] = []
         self.progress = Progress(
             SpinnerColumn(),
@@ -143,12 +147,12 @@ class _Bar:
         if event.kind in ("retried", "failed"):
             self.progress.console.print(f"{event.kind}: {event.task.label}: {event.reason}", highlight=False, markup=False)
         self.progress.update(self.bar, completed=self.done, description=self.running[-1][:60] if self.running else "tables")
-        share = int(10 * self.done / max(self.total, 1e-9))
-        if not self.console.is_terminal and share > self.said:
-            self.said = share
-            elapsed = time.monotonic() - self.started
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.said > LOG_EVERY:
+            self.said, elapsed = now, now - self.started
             left = elapsed * (self.total - self.done) / max(self.done, 1e-9)
-            self.console.print(f"{share * 10:3d} %  {pretty_seconds(elapsed)} elapsed, about {pretty_seconds(left)} left", highlight=False)
+            share = f"{100 * self.done / max(self.total, 1e-9):3.0f} %"
+            self.console.print(f"{share}  {pretty_seconds(elapsed)} elapsed, about {pretty_seconds(left)} left", highlight=False)
 
 
 def _print_plan(study: Plan, expected: Forecast, out: Path, workers: int, as_json: bool) -> None:

@@ -124,6 +124,7 @@ def _record(attacked: Attacked, clean: pd.DataFrame) -> AttackRecord:
         distance=whole("distance", math.nan, np.float64),
         margin=whole("margin", math.nan, np.float64),
         zero_gradient=whole("zero_gradient", False, bool),
+        broken_gradient=whole("broken_gradient", False, bool),
         reported=not about.partial,
         leaky=about.leaky,
     )

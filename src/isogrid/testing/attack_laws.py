@@ -195,6 +195,27 @@ def _zero_gradients(attack: Attack) -> None:
     demand(not bool(out.zero_gradient[~dead].any()), "samples with a gradient are counted as zero_gradient")
 
 
+def _broken_gradients(attack: Attack) -> None:
+    class Edge(nn.Module):
+        """A network that does not see its first pixel; `broken`: and has no derivative there."""
+
+        def __init__(self, broken: bool) -> None:
+            super().__init__()
+            self.net, self.broken = network(), broken
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, rest = x.flatten(1)[:, :1], x.flatten(1)[:, 1:]
+            z: Tensor = self.net(torch.cat([0 * first, rest], 1).view_as(x))
+            return z + (0 * first).sqrt() if self.broken else z
+
+    whole, broken = Edge(broken=False), Edge(broken=True)
+    x, y = samples(whole)
+    left, right = attack(whole, x, y, seed=3), attack(broken, x, y, seed=3)
+    demand(torch.equal(left.x_adv, right.x_adv), "a pixel without a derivative changes more than one whose derivative is 0")
+    demand(not bool(left.broken_gradient.any()), "finite gradients are counted as broken_gradient")
+    demand(bool((right.broken_gradient == (right.backwards > 0)).all()), "gradients that are not finite are not counted")
+
+
 def _no_grad_callers(attack: Attack) -> None:
     model = network()
     x, y = samples(model)
@@ -291,6 +312,7 @@ ATTACK_LAWS: Final[dict[str, Law[Attack]]] = laws(
     ("leaves_alone", "the model, the caller's x and y and the global randomness are untouched", _leaves_model_alone),
     ("restores_after_error", "the model is restored when its forward raises in the middle", _restores_after_error),
     ("honest_failure", "a model that cannot be broken gives failures at distance inf, never 0, never a success", _honest_failure),
+    ("broken_gradients", "a component of a gradient that is not finite counts as 0, and is said", _broken_gradients),
     ("zero_gradients", "samples with an exactly zero loss gradient are counted, and no others", _zero_gradients),
     ("row_budgets", "a budget per row is obeyed, zero included", _row_budgets),
     ("no_grad_callers", "the caller's gradient mode changes nothing", _no_grad_callers),

@@ -43,7 +43,8 @@ class AttackOutcome:
     x_adv [B, *S]: the candidate, inside the domain, as evaluated. label [B]: the true class. clean / adversarial [B]: predictions
     before and after. margin [B]: z_y - max other at x_adv. success [B]: classified correctly before, wrongly after, within the
     domain and the budget. distance [B]: 0 where the clean prediction is wrong already, ||x_adv - x|| where the attack succeeded,
-    inf where it failed. zero_gradient [B]: the first loss gradient was exactly zero. forwards / backwards [B]: queries.
+    inf where it failed. zero_gradient [B]: the first loss gradient was exactly zero. broken_gradient [B]: a gradient was NaN or
+    infinite somewhere, which counted as 0 there. forwards / backwards [B]: queries.
     opened: of a leaky backward pass, whether it found a dead unit's gate to open (False: the model has none that it can see, and the search
     was an exact one); None where the backward pass was exact.
     """
@@ -60,6 +61,7 @@ class AttackOutcome:
     success: Tensor
     distance: Tensor
     zero_gradient: Tensor
+    broken_gradient: Tensor
     forwards: Tensor
     backwards: Tensor
     opened: bool | None = None
@@ -273,6 +275,7 @@ class Attack(ABC):
             success=success,
             distance=torch.where(correct, torch.where(success, distance, torch.full_like(distance, math.inf)), torch.zeros_like(distance)),
             zero_gradient=counts.zero_gradient,
+            broken_gradient=counts.broken_gradient,
             forwards=counts.forwards,
             backwards=counts.backwards,
             opened=None if getattr(self, "backward", "exact") == "exact" else problem.backward.opened,

@@ -62,11 +62,12 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Queries of each row so far [B], and whether its first loss gradient was exactly zero."""
+    """Queries of each row so far [B], whether its first loss gradient was exactly zero, whether a gradient of it was not finite."""
 
     forwards: Tensor
     backwards: Tensor
     zero_gradient: Tensor
+    broken_gradient: Tensor
     _all_seen: list[bool] = field(default_factory=list)
 
     @property
@@ -83,7 +84,7 @@ class Counts:
         def new(dtype: torch.dtype) -> Tensor:
             return torch.zeros(n, dtype=dtype, device=device)
 
-        return cls(forwards=new(torch.int64), backwards=new(torch.int64), zero_gradient=new(torch.bool))
+        return cls(forwards=new(torch.int64), backwards=new(torch.int64), zero_gradient=new(torch.bool), broken_gradient=new(torch.bool))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,11 +202,18 @@ class Problem:
     def _gradient(
         self, outputs: Tensor, leaf: Tensor, weights: Tensor | None, where: Tensor, first: Tensor | None, *, keep: bool = False
     ) -> Tensor:
-        """One backward pass of the search; at a row's first one, the exact gradient says whether it is zero."""
+        """One backward pass of the search; at a row's first one, the exact gradient says whether it is zero.
+
+        What is not finite (a square root at 0 has no derivative) counts as 0, and is noted: one such pixel would ruin every norm.
+        """
         if first is not None and self.backward.slope:
             self._note_zero(exact_gradient(outputs, leaf, weights, keep=True), where, first)
             self._count(where, forwards=0, backwards=1)
         gradient = self.backward.gradient(outputs, leaf, weights, keep=keep)
+        if not math.isfinite(gradient.sum().item()):  # of finite numbers the sum may overflow: then nothing is changed below
+            finite = gradient.isfinite()
+            self.counts.broken_gradient[where] |= ~finite.flatten(1).all(1)
+            gradient = torch.where(finite, gradient, 0.0)
         if first is not None and not self.backward.slope:
             self._note_zero(gradient, where, first)
         self._count(where, forwards=0, backwards=1)

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from isogrid import models
 from isogrid.attacks.driver.base import margin
 from isogrid.attacks.records import to_numpy
-from isogrid.audit.model import clean_passes
+from isogrid.audit.model import clean_passes, ends_in_sigmoid
 from isogrid.audit.records import CleanRecord
 from isogrid.core.errors import InputError
 from isogrid.core.random import derive, generator
@@ -212,7 +212,7 @@ def trained(cell: Train, store: Store) -> nn.Module:
 def evaluate(network: nn.Module, test: Samples) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Per-sample predictions on the clean test samples, and whether the level has collapsed."""
     z, again, reach = clean_passes(network, test.x, test.y, test.box)
-    seen = CleanRecord.of_logits(z, test.y, again)
+    seen = CleanRecord.of_logits(z, test.y, again, sigmoids=ends_in_sigmoid(network, test.x))
     prediction = z.argmax(1)
     frame = pd.DataFrame(
         {
