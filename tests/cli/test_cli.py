@@ -42,7 +42,7 @@ def test_list_names_the_registries(capsys):
     assert code == 0
     assert set(found) == {"data", "models", "methods", "attacks", "composed attacks", "presets"}
     assert {"fgs", "rfgs", "pgd", "deepfool", "cw"} <= set(found["attacks"])
-    assert {"quick", "paper-mnist"} == set(found["presets"])
+    assert {"quick", "paper-mnist", "paper-cifar"} == set(found["presets"])
     assert all(line for kind in found.values() for line in kind.values())
     assert "mnist-5k" in call(capsys, "list")[1]
 

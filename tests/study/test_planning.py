@@ -42,7 +42,7 @@ def test_every_preset_can_be_planned_on_the_embedded_digits(preset, tmp_path):
     assert len(found.cells) > 100
     tests = {one.spec.title: one.data.counts[1] for one in found.networks}
     assert tests.get("linear-binary", 200) == 200  # of two classes there are no more
-    assert tests["lenet-300-100"] == 1000
+    assert {n for title, n in tests.items() if title != "linear-binary"} == {1000}
 
 
 def test_an_edited_substitute_has_another_key_and_nothing_else_has(tmp_path):

@@ -27,7 +27,7 @@ def parse_attacks(text: str) -> list[dict[str, Any]]:
     >>> parse_attacks("pgd(norm=l2,steps=100),deepfool")
     [{'name': 'pgd', 'norm': 'l2', 'steps': 100}, {'name': 'deepfool'}]
     """
-    entries = [_entry(part) for part in _split(text, ",")]
+    entries = [_entry(part) for part in split_outside("attacks", text, ",", FORM)]
     if not entries:
         raise InputError("attacks", text, FORM)
     return entries
@@ -79,7 +79,7 @@ def _entry(text: str) -> dict[str, Any]:
         raise InputError("attacks", text, FORM)
     name, inside = found[1], found[2] or ""
     entry: dict[str, Any] = {"name": "callable", "target": name} if ":" in name and name not in ALL_ATTACKS else {"name": name}
-    for part in _split(inside, ","):
+    for part in split_outside("attacks", inside, ",", FORM):
         key, sign, value = (piece.strip() for piece in part.partition("="))
         if not (key.isidentifier() and sign and value) or key in entry:
             raise InputError("attacks", text, f"name=value in brackets, each name once: {FORM}")
@@ -91,7 +91,7 @@ def _value(key: str, text: str) -> Any:
     if key == "attack":
         return _entry(text)
     if key == "attacks":
-        return [_entry(part) for part in _split(text, "+")]
+        return [_entry(part) for part in split_outside("attacks", text, "+", FORM)]
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for convert in (int, number):
@@ -115,8 +115,12 @@ def number(text: str) -> float:
         raise ValueError(text) from None
 
 
-def _split(text: str, separator: str) -> list[str]:
-    """The parts between separators that stand in no brackets; empty ones go."""
+def split_outside(field: str, text: str, separator: str, form: str) -> list[str]:
+    """The parts between separators that stand in no brackets; empty ones go. Raises InputError where a bracket has no other.
+
+    >>> split_outside("model", "vgg-like(width=0.25,dropout=0), linear", ",", "names")
+    ['vgg-like(width=0.25,dropout=0)', 'linear']
+    """
     parts, depth = [""], 0
     for sign in text:
         depth += (sign == "(") - (sign == ")")
@@ -127,7 +131,7 @@ def _split(text: str, separator: str) -> list[str]:
         else:
             parts[-1] += sign
     if depth != 0:
-        raise InputError("attacks", text, f"as many closing as opening brackets: {FORM}")
+        raise InputError(field, text, f"as many closing as opening brackets: {form}")
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -137,7 +141,7 @@ def split_list(field: str, text: str, convert: Callable[[str], Any], accepted: s
     >>> split_list("eps", "0.05, 0.1", float, "numbers")
     [0.05, 0.1]
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split_outside(field, text, ",", accepted)
     try:
         values = [convert(part) for part in parts]
     except ValueError:

@@ -42,7 +42,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
         raise InputError("seed", seed, "an integer")
     if not isinstance(name, str):
         raise InputError("model", name, "the name of a built-in model or a factory, file.py:factory")
-    if name in zoo.MODELS:
+    if zoo.is_built_in(name):
         try:
             return zoo.build(name, shape, count, start)
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # sizes that no memory holds
@@ -79,7 +79,7 @@ def open_model(
     if weights is not None:
         for note in load_weights(model, weights):
             on_note(f"weights: {weights}: {note}")
-    elif name in zoo.MODELS:
+    elif zoo.is_built_in(name):
         raise InputError("weights", "none", f"the trained weights of {name} as .safetensors; without them it is untrained")
     return model.eval()
 
@@ -89,7 +89,7 @@ def source_digest(name: str) -> str:
 
     "" for built-in ones, whose definition goes with the schema number.
     """
-    if not isinstance(name, str) or name in zoo.MODELS:
+    if not isinstance(name, str) or zoo.is_built_in(name):
         return ""
     if Path(name).suffix in SUFFIXES:
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] if Path(name).is_file() else ""

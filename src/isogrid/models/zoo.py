@@ -1,18 +1,21 @@
-"""The built-in networks, as plain modules, and their seeded initialisation. What does not belong here: the user's own models."""
+"""The built-in networks by their names, and their seeded initialisation; those for CIFAR-10 are in `cifar.py`. Not here: users' models."""
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, one_of
 from isogrid.core.random import generator
+from isogrid.models.cifar import resnet_32, vgg_like
 
-Factory = Callable[[tuple[int, ...], int], nn.Module]
+Factory = Callable[..., nn.Module]
 
 
 @final
@@ -71,8 +74,48 @@ MODELS: dict[str, tuple[Factory, str]] = {
     "linear": (linear, "softmax regression; two classes: one output with the softplus loss"),
     "lenet-300-100": (lenet_300_100, "ReLU network with hidden layers of 300 and 100"),
     "lenet-5": (lenet_5, "the convolutional LeNet-5 as in Caffe (no ReLU after its convolutions)"),
+    "vgg-like": (
+        vgg_like,
+        "13 convolutions with batch-norm for 32x32 images; narrower or with less dropout as vgg-like(width=0.25,dropout=0.5)",
+    ),
+    "resnet-32": (resnet_32, "15 residual blocks with batch-norm for 32x32 images; narrower as resnet-32(width=0.25)"),
 }
-"""The registry: name -> (factory of sample shape and number of classes, one line)."""
+"""The registry: name -> (factory of sample shape and number of classes, one line). Other parameters of a factory are settings, numbers
+> 0 (`dropout`: >= 0) that stand in brackets behind the name."""
+
+
+def is_built_in(name: object) -> bool:
+    """Whether a name is that of a network of MODELS, with settings in brackets or without.
+
+    >>> is_built_in("resnet-32(width=0.25)"), is_built_in("resnet-18")
+    (True, False)
+    """
+    return isinstance(name, str) and name.partition("(")[0].strip() in MODELS
+
+
+def _settings(name: str) -> tuple[Factory, dict[str, float]]:
+    """The factory of a name and the settings in its brackets; raises InputError where they are none."""
+    found = re.fullmatch(r"([^()]*)(?:\((.*)\))?", name.strip())
+    if found is None:
+        raise InputError("model", name, "a name with settings in brackets, as resnet-32(width=0.25)")
+    base, inside = found[1].strip(), found[2] or ""
+    factory = MODELS[base][0]
+    accepted = [one for one in inspect.signature(factory).parameters if one not in ("shape", "classes")]
+    settings: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in inside.split(","))):
+        key, sign, text = (piece.strip() for piece in part.partition("="))
+        if key not in accepted or not sign or key in settings:
+            if not accepted:
+                raise InputError("model", name, f"{base} alone: it has no settings")
+            raise one_of(f"model {base}", key, accepted) if key not in accepted else InputError("model", name, f"{key}=NUMBER, once")
+        try:
+            settings[key] = float(text)
+        except ValueError:
+            settings[key] = math.nan
+        least, most = (0.0, 2.0) if key == "dropout" else (1e-3, 100.0)
+        if not least <= settings[key] < most:
+            raise InputError(f"model {base} {key}", text, f"a number from {least:g} to {most:g}")
+    return factory, settings
 
 
 def build(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
@@ -81,8 +124,9 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Modu
     Inputs are in [0, 1]; weights and biases are uniform on +-1/sqrt(fan_in), as PyTorch's own layers have them. Raises InputError
     where the network cannot take samples of `shape`.
     """
+    factory, settings = _settings(name)
     with torch.device("meta"):  # PyTorch's own initialisers would move the global random state
-        model = MODELS[name][0](tuple(shape), classes)
+        model = factory(tuple(shape), classes, **settings)
     _initialise(model, seed)
     return model
 
@@ -96,5 +140,8 @@ def _initialise(model: nn.Module, seed: int) -> None:
             for kind, parameter in list(module.named_parameters(recurse=False)):  # the weight, then the bias
                 drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=random)
                 setattr(module, kind, nn.Parameter(drawn))
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.to_empty(device="cpu", recurse=False)
+            module.reset_parameters()  # ones and zeros: it draws nothing
         elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
             raise TypeError(f"no initialisation for {type(module).__name__} ({name})")

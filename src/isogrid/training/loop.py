@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from isogrid.core.random import Streams, derive, generator, isolated, seed_globa
 from isogrid.sparsity import Dynamics, Masks, Pruner, Static, Training
 from isogrid.training.config import SCHEDULES, FitConfig
 from isogrid.training.layout import channels_last
+from isogrid.training.normalisation import BATCHES, recalibrate
 from isogrid.training.objectives import OBJECTIVES
 from isogrid.training.penalties import PENALTIES
 from isogrid.training.prepare import as_logits, check_arguments, layer_named
@@ -61,7 +63,7 @@ def fit(
     samples in the order of (seed, "shuffle", purpose, e); what the model itself draws (dropout) comes from (seed, "training", purpose, e),
     and the global random state is left as it was. 4-D inputs and their convolutions run in channels_last where the model can. `box`: the
     limits within which an objective moves samples, where it does. `on_epoch(epoch, mean loss)` reports progress. Leaves the model in eval
-    mode.
+    mode, its batch-norm statistics those of the final weights (`recalibrate`).
 
     Layers that are lazy get their weights first; a model with one output z is trained on the logits (0, z); a last batch of one
     sample joins the one before it where the model normalises over batches.
@@ -93,6 +95,8 @@ def fit(
         losses = _epochs(model, x, y, config, optimizer, loss, dynamics, seed, purpose, on_epoch)
         ended, kept = dynamics.finish()
         ended.apply(model)
+        if config.epochs or pruner is not None:
+            _recalibrate(model, x, y, config, loss, seed, purpose)
     optimizer.zero_grad(set_to_none=True)
     model.eval()
     return FitLog(losses=tuple(losses), masks=ended, state=kept, cpu_seconds=time.process_time() - started)
@@ -197,6 +201,22 @@ def _epochs(
         if config.early_stop is not None and config.early_stop.reached(losses[settled:]):
             break
     return losses
+
+
+def _recalibrate(
+    model: nn.Module, x: Tensor, y: Tensor, config: FitConfig, loss_of: StepLoss, seed: int, purpose: tuple[object, ...]
+) -> None:
+    """The batch-norm statistics of the final weights, on batches of the training as its loss passes them."""
+    order = torch.randperm(len(y), generator=generator(seed, "recalibration", *purpose)).to(x.device)
+    batches = torch.split(order, _sizes(model, len(y), config.batch_size))[:BATCHES]
+
+    def one(step: int, rows: Tensor) -> Tensor:
+        streams = Streams(seed=derive(seed, "recalibration", *purpose, step), ids=rows)
+        return loss_of(model, x.index_select(0, rows), y.index_select(0, rows), streams)
+
+    seed_global(seed, "recalibration", *purpose)
+    with layer_named(model, "a pass for batch-norm statistics"):
+        recalibrate(model, (partial(one, step, rows) for step, rows in enumerate(batches)))
 
 
 def _hook(dynamics: Dynamics, name: str) -> Callable[[int], None] | None:

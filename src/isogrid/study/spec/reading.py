@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from isogrid.core.errors import InputError, one_of
 
-PRESETS = ("quick", "paper-mnist")
+PRESETS = ("quick", "paper-mnist", "paper-cifar")
 
 
 _MERGE, _NUMBER, _FRACTION = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float", "!fraction"
