@@ -70,11 +70,13 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
 
     page = build_report(out, workers=count)
     summary = read_json(out / "summary.json")
+    told = Console()
     if as_json:
         print(json.dumps(summary, indent=1, allow_nan=False))
+        told = console
     else:
-        print_summary(out, Console())
-    console.print(f"done in {pretty_seconds(time.monotonic() - started)}: {page}", highlight=False, markup=False)
+        print_summary(out, told)
+    told.print(f"done in {pretty_seconds(time.monotonic() - started)}: {page}", highlight=False, markup=False)
     if failed is not None:
         raise failed
 
