@@ -28,19 +28,29 @@ class Allocation(ABC):
         goes first.
         """
 
+    def prune(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
+        """A round: `masks` without the share `rate` of the weights alive, round(rate * alive) in all."""
+        return self.keep(scores, masks, protected, masks.kept - int(rate * masks.kept + 0.5))
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer(Allocation):
     """The same share of each layer's weights still alive, to one weight, those of the highest scores.
 
-    Where a layer's protected weights are more than its share, the other layers make up for it.
+    Where a layer's protected weights are more than its share, the other layers make up for it where a count is given; a round by its rate
+    is each layer's own: round(rate * alive) of its weights go, as far as they are not protected.
     """
 
     name: ClassVar[str] = "layer"
 
     def keep(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], count: int) -> Masks:
         return _by_quota({name: float(mask.sum()) for name, mask in masks.items()}, scores, masks, protected, count)
+
+    def prune(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor], rate: float) -> Masks:
+        alive = {name: int(mask.sum()) for name, mask in masks.items()}
+        counts = {name: max(n - int(rate * n + 0.5), int(protected[name].sum())) for name, n in alive.items()}
+        return _highest(counts, scores, masks, protected)
 
 
 @final
@@ -81,7 +91,11 @@ def _by_quota(
 ) -> Masks:
     least = {name: int(protected[name].sum()) for name in masks}
     most = {name: int(mask.sum()) for name, mask in masks.items()}
-    counts = quotas(wanted, least, most, count)
+    return _highest(quotas(wanted, least, most, count), scores, masks, protected)
+
+
+def _highest(counts: Mapping[str, int], scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor]) -> Masks:
+    """So many of each layer's weights."""
     return Masks({name: top(_ranked(scores[name], mask, protected[name]), counts[name]).view(mask.shape) for name, mask in masks.items()})
 
 

@@ -33,7 +33,6 @@ class Lottery(Pruner):
 
     def begin(self, training: Training) -> Dynamics:
         scores, masks = training.score(CRITERIA.make(self.criterion)), training.masks
-        protected, count = training.survivors(scores), settings.after(masks, self.rate)
-        masks = ALLOCATIONS.make(self.allocation).keep(scores, masks, protected, count)
+        masks = ALLOCATIONS.make(self.allocation).prune(scores, masks, training.survivors(scores), self.rate)
         training.rewind()
         return Static(training.model, masks)

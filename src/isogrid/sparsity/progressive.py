@@ -23,8 +23,9 @@ from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training
 class Progressive(Pruner):
     """Remove the share `rate` of the weights still alive, then retrain; removed weights never come back.
 
-    A round removes round(rate * alive) weights in all. After k rounds the sparsity is 1 - (1 - rate)^k, up to rounding and to what must
-    stay: every layer keeps its best weight, the last layer the best weight of each output class, so that no class loses its last weight.
+    A round removes round(rate * alive) weights, of each layer where the allocation is `layer`. After k rounds the sparsity is
+    1 - (1 - rate)^k, up to rounding and to what must stay: every layer keeps its best weight, the last layer the best weight of each
+    output class, so that no class loses its last weight.
     Source: Han et al. 2015.
 
     >>> net = nn.Linear(10, 2)
@@ -57,7 +58,7 @@ class Progressive(Pruner):
         return self._round(scores, masks, survivors(scores, masks, row_axes(model, None if batch is None else batch[0])))
 
     def _round(self, scores: Mapping[str, Tensor], masks: Masks, protected: Mapping[str, Tensor]) -> Masks:
-        return ALLOCATIONS.make(self.allocation).keep(scores, masks, protected, settings.after(masks, self.rate))
+        return ALLOCATIONS.make(self.allocation).prune(scores, masks, protected, self.rate)
 
 
 def _no_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

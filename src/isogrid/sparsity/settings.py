@@ -48,8 +48,3 @@ def until(default: float = 0.75) -> Any:
 def left(masks: Masks, sparsity: float) -> int:
     """How many weights that sparsity leaves, of all that there are: round((1 - sparsity) * total)."""
     return int((1 - sparsity) * masks.total + 0.5)
-
-
-def after(masks: Masks, rate: float) -> int:
-    """How many weights a round leaves: round(rate * alive) go."""
-    return masks.kept - int(rate * masks.kept + 0.5)
