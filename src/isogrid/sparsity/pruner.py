@@ -186,10 +186,10 @@ def forget(optimizer: Optimizer, model: nn.Module, before: Masks, after: Masks) 
     parameters = named_weights(model)
     for name, mask in after.items():
         parameter = parameters[name]
-        changed = (mask != before[name]).to(parameter.device)
+        same = (mask == before[name]).to(parameter.device)
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-                value.masked_fill_(changed, 0.0)
+                value.mul_(same)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from isogrid.core.parameters import number
 from isogrid.core.registry import Config
 from isogrid.sparsity import settings
-from isogrid.sparsity.allocation import ALLOCATIONS, survivors, top
+from isogrid.sparsity.allocation import ALLOCATIONS, among, survivors, top
 from isogrid.sparsity.criteria import Magnitude, Random
 from isogrid.sparsity.layers import effective_weights, named_weights
 from isogrid.sparsity.masks import Masks
@@ -72,7 +71,7 @@ class Regrowing(Static):
             count = min(int(share * int(mask.sum())), len(removable))
             kept[name] = _without(mask, removable, sizes[name], count)
             candidates = self.training.masks[name] & ~kept[name]
-            grown = top(self.growth(name, step).masked_fill(~candidates, -torch.inf).flatten(), count).view(mask.shape)
+            grown = top(among(self.growth(name, step), candidates).flatten(), count).view(mask.shape)
             new[name] = kept[name] | grown
         self._revise(step, Masks(kept), Masks(new))
 
