@@ -95,10 +95,16 @@ class _Surgery(Master):
     def before_forward(self, step: int) -> None:
         if step >= len(self._revised) or not any(self._revised[step]):
             return
-        sizes = {name: dense.abs() for name, dense in self.dense.items()}
-        protected = survivors(sizes, self.first, self._axes)
-        new = {}
-        for revised, (name, mask) in zip(self._revised[step], self.masks.items(), strict=True):
-            t = self._thresholds[name]
-            new[name] = ((mask & (sizes[name] > PRUNE * t)) | (sizes[name] > SPLICE * t) | protected[name]) if revised else mask
+        new = dict(self.masks)
+        for revised, (name, dense) in zip(self._revised[step], self.dense.items(), strict=True):
+            if revised:
+                new[name] = self._revision(name, dense.abs())
         self.revise(Masks(new), step)
+
+    def _revision(self, name: str, size: Tensor) -> Tensor:
+        """The rule, and where it leaves a layer or an output class without a weight the best one."""
+        t, axis = self._thresholds[name], self._axes.get(name)
+        found = (self.masks[name] & (size > PRUNE * t)) | (size > SPLICE * t)
+        if bool(found.any() if axis is None else found.movedim(axis, 0).flatten(1).any(1).all()):
+            return found
+        return found | survivors({name: size}, Masks({name: self.first[name]}), self._axes)[name]
