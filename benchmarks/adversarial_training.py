@@ -3,7 +3,7 @@
     python benchmarks/adversarial_training.py FOLDER [--epochs 40] [--rounds 3]
 
 FOLDER holds MNIST's four IDX files. Published (Cosentino et al. 2019, lottery-ticket pruning, 5 trials): 45.3 % dense, 60.1 % at 48.7 %
-sparsity. Here one seed: PGD-7 training, then rounds of lottery-ticket pruning of a fifth of the weights, trained from the first weights anew.
+sparsity. Here one seed: PGD-7 training, then rounds of lottery-ticket pruning by a fifth, each trained from the first weights anew.
 """
 
 from __future__ import annotations

@@ -7,11 +7,14 @@ from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitud
 from isogrid.sparsity.cubic import Cubic
 from isogrid.sparsity.dense import Dense
 from isogrid.sparsity.evolutionary import SET
+from isogrid.sparsity.flying_bird import FlyingBird
+from isogrid.sparsity.hydra import Hydra
 from isogrid.sparsity.layers import counted_share, prunable
 from isogrid.sparsity.lottery import Lottery
 from isogrid.sparsity.masks import Masks
 from isogrid.sparsity.n_of_m import NofM
 from isogrid.sparsity.one_shot import OneShot
+from isogrid.sparsity.own_loop import prune_during
 from isogrid.sparsity.paths import live_outputs, row_axes
 from isogrid.sparsity.progressive import Progressive
 from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training, enforce, forget
@@ -33,6 +36,8 @@ PRUNERS: Registry[Pruner] = Registry(
     SurgeryTarget,
     SET,
     RigL,
+    FlyingBird,
+    Hydra,
     VariationalDropout,
 )
 
@@ -48,6 +53,8 @@ __all__ = [
     "Cubic",
     "Dense",
     "Dynamics",
+    "FlyingBird",
+    "Hydra",
     "Loss",
     "Lottery",
     "Magnitude",
@@ -68,6 +75,7 @@ __all__ = [
     "forget",
     "live_outputs",
     "prunable",
+    "prune_during",
     "row_axes",
     "survivors",
 ]

@@ -27,10 +27,12 @@ class SET(Regrowth):
     name: ClassVar[str] = "set"
 
     def begin(self, training: Training) -> Dynamics:
-        return _AtRandom(training, self)
+        return AtRandom(training, self)
 
 
-class _AtRandom(Regrowing):
+class AtRandom(Regrowing):
+    """Grow at random; what is dropped and drawn again starts anew."""
+
     anew = True
 
     def growth(self, name: str, step: int) -> Tensor:

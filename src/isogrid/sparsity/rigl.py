@@ -28,10 +28,12 @@ class RigL(Regrowth):
     name: ClassVar[str] = "rigl"
 
     def begin(self, training: Training) -> Dynamics:
-        return _ByGradient(training, self)
+        return ByGradient(training, self)
 
 
-class _ByGradient(Regrowing):
+class ByGradient(Regrowing):
+    """Grow by the size of the gradient; what is dropped and chosen again is as if untouched."""
+
     anew = False
 
     def growth(self, name: str, step: int) -> Tensor:
