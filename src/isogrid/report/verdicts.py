@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isogrid.audit.findings import PlacedCheck, PlacedFinding
@@ -92,26 +93,35 @@ def _interval(low: float | None, high: float | None, relative: bool, confidence:
     return f"{confidence:.0%} {text}{' %' if relative else ''}".replace("%", " %", 1) if text else ""
 
 
-def _measure(part: Share) -> str:
+def _measure(part: Share, of: Verdict) -> str:
     if not part.attack:
         return part.measure
     detail = [eps_text(part.eps), part.domain]
-    return " ".join([norm_label(part.norm), attack_label(part.attack), *(d for d in detail if d)]).strip() + _place(part)
+    return " ".join([norm_label(part.norm), attack_label(part.attack), *(d for d in detail if d)]).strip() + _place(part, of)
 
 
-def _place(part: Share) -> str:
+def _place(part: Share, of: Verdict) -> str:
     """Of which levels the effect is, where it is not that of all that were compared."""
+    at = _levels(of, part.at) if of.penalised else f"level {level_list(part.at)}"
     if part.to_peak:
-        return f", mean up to the peak at level {level_list(part.at)}"
-    return f", at level {level_list(part.at)}" if part.at and part.at != part.levels else ""
+        return f", mean up to the peak at {at}"
+    return f", at {at}" if part.at and part.at != part.levels else ""
 
 
-def _share(part: Share, confidence: float) -> ShareRow:
+def _levels(of: Verdict, levels: Sequence[int]) -> str:
+    """Levels of pruning by their numbers; of penalties what they are."""
+    if not of.penalised:
+        return level_list(levels)
+    named = [(of.penalised[level].penalty, of.penalised[level].zeros) for level in levels if level in of.penalised]
+    return "; ".join(f"{penalty}: {percent(zeros)} of activations zero" for penalty, zeros in named) or MISSING
+
+
+def _share(part: Share, of: Verdict) -> ShareRow:
     relative = part.unit == "relative"
     return ShareRow(
-        measure=_measure(part),
+        measure=_measure(part, of),
         effect=_effect(part.effect, relative),
-        interval=_interval(part.low, part.high, relative, confidence),
+        interval=_interval(part.low, part.high, relative, of.confidence),
         p="" if part.p is None else p_value(part.p),
         primary=part.role == "primary",
     )
@@ -123,7 +133,7 @@ def claim_row(one: Verdict, model: str = "") -> ClaimRow:
     hardest = next((part for part in one.parts if part.measure == one.effect_of), None)
     relative = hardest is not None and hardest.unit == "relative"
     low, high = one.interval or (None, None)
-    parts = [_share(part, one.confidence) for part in one.parts]
+    parts = [_share(part, one) for part in one.parts]
     return ClaimRow(
         id=slugify("claim", one.data, one.model, one.objective, one.penalty, one.method, one.claim),
         arm=one.arm,
@@ -135,14 +145,14 @@ def claim_row(one: Verdict, model: str = "") -> ClaimRow:
         tone=tone,
         effect=_effect(one.effect, relative),
         interval=_interval(low, high, relative, one.confidence),
-        measure="" if hardest is None else _measure(hardest),
+        measure="" if hardest is None else _measure(hardest, one),
         parts=tuple(part for part in parts if part.primary),
         others=tuple(part for part in parts if not part.primary),
         control=one.control or MISSING,
-        levels=level_list(one.levels),
+        levels=_levels(one, one.levels),
         reason=one.reason,
         apart="; ".join(
-            f"seed {seed} lies apart in {_measure(part)}" for part in one.parts if part.role == "primary" for seed in part.apart
+            f"seed {seed} lies apart in {_measure(part, one)}" for part in one.parts if part.role == "primary" for seed in part.apart
         ),
         plain=one.statement or one.reason or "the effect points the other way.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from isogrid.study.axes import penalised_family
 from isogrid.study.cells import Cell
 from isogrid.study.plan import LevelPlan, Plan
 from isogrid.study.store import Entry, Store
@@ -53,9 +54,11 @@ def families(study: Plan, levels: Sequence[Finished]) -> list[Family]:
     """The levels of every arm that has some, each with those of its dense control.
 
     A level that has had as many rounds of training as its number is compared with the control of that round. Where every level comes
-    from the dense reference, the control of the round that all of them have had stands beside each.
+    from the dense reference, the control of the round that all of them have had stands beside each. The first arm without a
+    penalty of every model and objective has its penalised dense networks beside it.
     """
     found = []
+    judged: set[tuple[str, str]] = set()
     for arm in study.arms:
         pruned = {(one.level.seed, one.level.level): one.level for one in levels if one.level.arm == arm}
         if arm.control or not pruned:
@@ -66,5 +69,7 @@ def families(study: Plan, levels: Sequence[Finished]) -> list[Family]:
             control = {place: level for place, level in beside.items() if level is not None}
         network = study.network(arm)
         seeds = tuple(range(study.spec.seeds_of(network.spec)))
-        found.append(Family(arm=arm, linear=network.linear, seeds=seeds, pruned=pruned, control=control))
+        penalised = None if (arm.model, arm.objective) in judged else penalised_family(study, arm, [one.level for one in levels], seeds)
+        judged |= {(arm.model, arm.objective)} if penalised is not None else set()
+        found.append(Family(arm=arm, linear=network.linear, seeds=seeds, pruned=pruned, control=control, penalised=penalised))
     return found

@@ -24,6 +24,8 @@ class Penalty(ABC):
     """`weight` times what `on` gives is added to the loss of every step."""
 
     name: ClassVar[str]
+    on_activations: ClassVar[bool] = False
+    """Whether it makes activations sparse: such penalties, by rising weight, are the axis that claim 4 is judged along."""
 
     weight: float
 
@@ -74,6 +76,7 @@ class L1Activations(Penalty):
     """
 
     name: ClassVar[str] = "l1-activations"
+    on_activations: ClassVar[bool] = True
 
     @contextlib.contextmanager
     def on(self, model: nn.Module) -> Iterator[Callable[[], Tensor]]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from isogrid.metrics.statistics import holm
 from isogrid.verdicts.contrasts import Contrast, Part, contrasts_of
 from isogrid.verdicts.evidence import ALPHA, Evidence
-from isogrid.verdicts.results import CONFIDENCE, Said, Share, Verdict
+from isogrid.verdicts.results import CONFIDENCE, Penalised, Said, Share, Verdict
 from isogrid.verdicts.wording import Why, control, reason, statement
 
 
@@ -37,7 +37,7 @@ def judge(evidence: Sequence[Evidence], tolerance: Mapping[str, float], alpha: f
 def _written(contrast: Contrast, adjusted: tuple[float, float] | None, alpha: float) -> Verdict:
     """The contrast with its verdict."""
     verdict, why = _verdict(contrast, adjusted, alpha)
-    parts, arm = contrast.parts, contrast.evidence.arm
+    parts, evidence, arm = contrast.parts, contrast.evidence, contrast.evidence.arm
     hardest = max(parts, key=lambda part: part.p_for, default=None)
     said = reason(contrast, why, alpha)
     return Verdict(
@@ -59,6 +59,7 @@ def _written(contrast: Contrast, adjusted: tuple[float, float] | None, alpha: fl
         p_against=contrast.p_against if adjusted else None,
         p_against_holm=adjusted[1] if adjusted else None,
         levels=tuple(sorted({level for part in parts for level in part.levels})),
+        penalised={level: Penalised(penalty=penalty, zeros=evidence.sparsity[level]) for level, penalty in evidence.penalties.items()},
         control=control(contrast),
         reason=said,
     )

@@ -12,6 +12,8 @@
   interpolation, log(1 + k) and k (the larger p-value; `evidence.Table.control_weights`); the effect shown is that on log(1 + k).
 3 (nonlinear models): the last uncollapsed level lies below the most robust level before it, in both norms, and it fell by more than
   the control did over the same rounds: a fall that training alone brings about supports nothing.
+4 as claim 2, along another axis: dense networks by the rising weight of their penalty on activations, each against the network without a
+  penalty, of the same seed and training (`Evidence.activations`).
 
 What belongs here: which levels are compared with what, and how the halves of a claim are put together. What does not: verdicts and their
 words (`verdicts.claims`), which arrays are evidence (`verdicts.evidence`).
@@ -121,13 +123,15 @@ def contrasts_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Con
         if linear or deep
         else _against_control(evidence, 2, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance),
         no(3, "nonlinear only") if linear else _beyond_peak(evidence, tolerance),
-        no(4, "weights only"),
+        no(4, "weights only")
+        if evidence.activations is None
+        else _against_control(evidence.activations, 4, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance),
         _against_control(evidence, 5, {"linf": "rises to a peak", "l2": "rises to a peak"}, tolerance) if deep else no(5, "deep only"),
     ]
 
 
 def _against_control(evidence: Evidence, claim: int, sides: Mapping[str, Side], tolerance: Mapping[str, float]) -> Contrast:
-    """Claims 1, 2, 5: sparse levels that keep their accuracy, each against the dense control at the same round, per norm."""
+    """Claims 1, 2, 4, 5: sparse levels that keep their accuracy, each against the dense control at the same round, per norm."""
     return _judged(evidence, claim, lambda measure: _control_part(evidence, measure, sides[measure.norm], tolerance))
 
 

@@ -7,7 +7,7 @@ the store (`study.tables` builds these), verdicts (`verdicts.claims`), choosing 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -93,7 +93,8 @@ class Evidence:
 
     `linear`: whether logits are affine in the input. `sparsity`: share of weights removed, per level. `levels` start with 0, the
     untouched dense reference. `correct` [S, L, N] 0 / 1: the clean prediction is right; all NaN where the level was not trained.
-    `collapsed` [S, L].
+    `collapsed` [S, L]. `activations`: the evidence along the arm's penalties on activations, where there are some; there `sparsity` is the
+    share of activations that are zero, and `penalties` says what a level is (`verdicts.records.Family`).
     """
 
     arm: Arm
@@ -105,6 +106,8 @@ class Evidence:
     control_levels: tuple[int, ...] = ()
     control_correct: Floats | None = None
     measures: tuple[Measure, ...] = ()
+    penalties: Mapping[int, str] = field(default_factory=dict)
+    activations: Evidence | None = None
 
     def __post_init__(self) -> None:
         _check("correct", self.correct, self.levels)

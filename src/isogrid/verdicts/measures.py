@@ -61,6 +61,8 @@ def evidence_of(family: Family) -> Evidence:
         control_levels=control_levels,
         control_correct=_stack(family, family.control, control_levels, correct, count) if control_levels else None,
         measures=tuple(measures(family)),
+        penalties=family.penalties,
+        activations=None if family.penalised is None else evidence_of(family.penalised),
     )
 
 

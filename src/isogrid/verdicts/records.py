@@ -6,7 +6,7 @@ What belongs here: per-sample records and the envelopes over them. What does not
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +72,11 @@ class Level:
         """bool [N]: the clean prediction is right."""
         return (self.clean["label"] == self.clean["prediction"]).to_numpy()
 
+    @property
+    def activations(self) -> float:
+        """The share of zeros, on the test samples, of the ReLU that feeds the last layer; NaN where there is none."""
+        return float(self.metrics.get("activations", {}).get("activation_sparsity_last", np.nan))
+
     def envelope(self, ids: Sequence[str]) -> Envelope:
         """The per-sample minimum over the named attacks, each counting where it was run."""
         count, chosen = len(self.clean), [self.attacks[identity] for identity in ids]
@@ -103,13 +108,21 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """The levels of one arm and those of its dense control, by (seed, level)."""
+    """The levels of one arm and those of its dense control, by (seed, level).
+
+    `zeros`: of what sparsity is the share. `penalised`: the arm's dense networks along an axis of their own, the penalty on activations:
+    level k is the k-th penalised network by rising weight, level 0 and the control at every k the one without a penalty, of the same seed
+    and training. `penalties`: the penalty of every level of such an axis.
+    """
 
     arm: Arm
     linear: bool
     seeds: tuple[int, ...]
     pruned: dict[tuple[int, int], Level]
     control: dict[tuple[int, int], Level]
+    zeros: Literal["weights", "activations"] = "weights"
+    penalties: Mapping[int, str] = field(default_factory=dict)
+    penalised: Family | None = None
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -122,8 +135,13 @@ class Family:
         return tuple(sorted({level for (_, level), found in self.control.items() if found.attacks}))
 
     def sparsity(self, level: int) -> float:
-        """Share of weights removed at a level (the same for every seed up to ties)."""
-        return float(np.mean([found.metrics["sparsity"] for (_, k), found in self.pruned.items() if k == level]))
+        """Share of weights removed at a level (the same for every seed up to ties); of activations the mean share of zeros."""
+        shares = [
+            found.metrics["sparsity"] if self.zeros == "weights" else found.activations
+            for (_, k), found in self.pruned.items()
+            if k == level
+        ]
+        return float(np.mean(shares))
 
     def attack_ids(self) -> tuple[str, ...]:
         """Every attack that finished on some pruned level, in the order of the specification."""

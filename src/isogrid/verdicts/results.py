@@ -95,11 +95,20 @@ class Share(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Penalised:
+    """What a level of claim 4 is: a dense network's penalty ("": none), and the share of its activations that are zero at the layer that
+    feeds the last one, on the test samples, mean over seeds."""
+
+    penalty: str = ""
+    zeros: Number = float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(OfArm):
     """The verdict on one claim. `effect`, `interval`: of the share `effect_of`, the one that is hardest to establish.
 
     `p`, `p_holm`: for; `p_against`, `p_against_holm`; None where nothing was judged. `statement`, `control`, `reason`: in words, for
-    readers of claims.json.
+    readers of claims.json. `penalised`: what the levels are, where they are no levels of pruning (claim 4).
     """
 
     claim: int
@@ -115,6 +124,7 @@ class Verdict(OfArm):
     p_against: float | None = None
     p_against_holm: float | None = None
     levels: tuple[int, ...] = ()
+    penalised: Mapping[int, Penalised] = field(default_factory=dict)
     control: str = ""
     reason: str = ""
 

@@ -9,20 +9,22 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Literal
 
 from isogrid.verdicts.contrasts import Contrast, Obstacle, Part
+from isogrid.verdicts.evidence import Evidence
 from isogrid.verdicts.results import CONFIDENCE, Change, Quantity, Said
 
 STATEMENTS = {
     1: "linear classifiers: sparsity raises r_inf, while r_2 stays level or falls",
     2: "nonlinear networks: sparsity raises robustness in both norms, up to a threshold",
     3: "nonlinear networks: beyond a threshold of sparsity robustness falls",
-    4: "activation sparsity has the same effect",
+    4: "activation sparsity, brought about by a penalty, raises robustness in both norms, up to a threshold",
     5: "deeper networks on CIFAR-10 show the same effect",
 }
 OBSTACLES: Mapping[Obstacle, str] = {
     "linear only": "the claim is about linear models",
     "nonlinear only": "the claim is about nonlinear networks",
     "judged as claim 5": "judged as claim 5",
-    "weights only": "the levels compared here differ in the sparsity of weights, not of activations",
+    "weights only": "the levels compared here differ in the sparsity of weights; that of activations is judged once per network and "
+    "objective, where the same training without a penalty and with some on activations stand side by side (--penalties)",
     "deep only": "the claim is about VGG-like networks and ResNet-32 on CIFAR-10",
     "no control": "no dense control of equal training was attacked",
     "no attack": "nothing was attacked",
@@ -37,6 +39,15 @@ OBSTACLES: Mapping[Obstacle, str] = {
     "one seed": "one seed: the variance between seeds cannot be estimated",
     "one network": "one network per level: the variance between trainings cannot be estimated",
 }
+PENALISED_OBSTACLES: Mapping[Obstacle, str] = {
+    "no control": "the network without a penalty was not attacked",
+    "not alike": "not attacked with and without a penalty alike",
+    "control no evidence": "the network without a penalty is saturated, void or missing",
+    "no level": "no attacked network with a penalty that keeps its accuracy is evidence (the rest is collapsed, saturated, void or less "
+    "accurate)",
+    "control all zero": "the distances of the network without a penalty are all zero",
+}
+"""The same where levels are penalties and not rounds of pruning."""
 Why = Literal["", "one half", "against alone", "open", "halves alone"]
 """Why a verdict is what it is, where nothing stood in its way."""
 
@@ -72,7 +83,8 @@ def signed(number: float, of: Quantity) -> str:
 def reason(contrast: Contrast, why: Why, alpha: float) -> str:
     """What stood in the way, or why the verdict is no other."""
     if contrast.obstacles:
-        return "; ".join(f"{norm}: {OBSTACLES[one]}" if norm else OBSTACLES[one] for norm, one in contrast.obstacles)
+        words = {**OBSTACLES, **PENALISED_OBSTACLES} if contrast.evidence.penalties else OBSTACLES
+        return "; ".join(f"{norm}: {words[one]}" if norm else words[one] for norm, one in contrast.obstacles)
     if why == "open":
         unclear = [part for part in contrast.parts if part.speaks(alpha) == "open"]
         meanwhile = " or from what training did between rounds of the control" if any(part.straight is not None for part in unclear) else ""
@@ -94,18 +106,20 @@ def statement(contrast: Contrast, verdict: Said, reason: str, alpha: float) -> s
     said = {"for": "For it", "against": "Against it", "open": "Open"}
     told = []
     for side, words in said.items():
-        effects = [_part(part) for part in contrast.parts if part.speaks(alpha) == side]
+        effects = [_part(part, contrast.evidence) for part in contrast.parts if part.speaks(alpha) == side]
         told += [f"{words}: {'; '.join(effects)}."] if effects else []
     told += [f"Seed {seed} lies apart from the others in {title(part.measure.quantity)}." for part in contrast.parts for seed in part.apart]
     return " ".join([head + (f" ({reason})." if reason else "."), *told])
 
 
-def _part(part: Part) -> str:
+def _part(part: Part, evidence: Evidence) -> str:
     text = effect(part.change)
     if part.to_peak:
-        text += f" in the mean up to its peak at level {_listed(part.at)}"
+        text += f" in the mean up to its peak at {_places(evidence, part.at)}"
     elif part.at != part.levels:
-        text += f" at level {_listed(part.at)}, the hardest to establish of the levels compared"
+        text += (
+            f" at {_places(evidence, part.at)}, the hardest to establish of the {'networks' if evidence.penalties else 'levels'} compared"
+        )
     if part.side == "not above":
         most = f"{100 * part.bound:g} %" if part.measure.ratio else f"{part.bound:g}"
         text += f", where level or falling means at most +{most}"
@@ -120,6 +134,8 @@ def control(contrast: Contrast) -> str:
     """What the effects are differences to."""
     if not contrast.parts:
         return ""
+    if contrast.evidence.penalties:
+        return f"the network without a penalty, of the same seed and training ({_zeros(contrast.evidence, 0)})"
     if contrast.claim != 3:
         return _rounds({(level, part.against) for part in contrast.parts for level in part.levels})
     peaks = sorted({level for part in contrast.parts for level in part.against})
@@ -136,6 +152,17 @@ def _rounds(compared: Set[tuple[int, tuple[int, ...]]]) -> str:
     if between:
         text += f"; interpolated between rounds {_listed(between)} (in log(1 + k); verdicts must hold for straight lines too)"
     return text
+
+
+def _places(evidence: Evidence, levels: Sequence[int]) -> str:
+    """Levels, or what stands for them."""
+    if not evidence.penalties:
+        return f"level {_listed(levels)}"
+    return " or ".join(f"{evidence.penalties[level]} ({_zeros(evidence, level)})" for level in levels)
+
+
+def _zeros(evidence: Evidence, level: int) -> str:
+    return f"{100 * evidence.sparsity[level]:.1f} % of activations zero"
 
 
 def _listed(levels: Sequence[int]) -> str:
