@@ -2,7 +2,8 @@
 
     python benchmarks/overhead.py [--pairs 9] [--only enforce|rigl|pgd]
 
-Plain loop: fused SGD with Nesterov momentum, cross-entropy, the same batches, written out here. Every row is a ratio to it.
+Plain loop: fused SGD with Nesterov momentum, cross-entropy, the same batches, written out here, images in channels_last, in which it is
+fastest. Every row is a ratio to it.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ ATTACK_STEPS = 7
 
 def start(name: str) -> nn.Module:
     """The network in its first weights, in train mode."""
-    return build(name, (1, 28, 28), 10, seed=0).train()
+    return build(name, (1, 28, 28), 10, seed=0).train().to(memory_format=torch.channels_last)
 
 
 @functools.cache
 def batches() -> tuple[tuple[Tensor, Tensor], ...]:
     """STEPS batches of training digits."""
     x, y, _, _ = digits()
+    x = x.to(memory_format=torch.channels_last)
     return tuple(zip(x[: STEPS * BATCH].split(BATCH), y[: STEPS * BATCH].split(BATCH), strict=True))
 
 

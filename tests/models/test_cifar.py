@@ -126,7 +126,9 @@ def test_a_dead_class_is_found_behind_batch_norm_and_shortcuts(name):
         ("resnet-32(width)", "once"),
         ("resnet-32(width=1", "brackets"),
         ("resnet-32)", "accepted"),
-        ("lenet-5(width=1)", "no settings"),
+        ("lenet-5(width=1)", "accepted: winners"),
+        ("lenet-5(winners=0)", "a number from 1e-06 to 1"),
+        ("linear(winners=0.5)", "torch.nn.ReLU"),
         ("vgg-like(dropout=3)", "a number from 0 to 2"),
     ],
 )

@@ -46,12 +46,12 @@ def examine_model(
     """Audit a classifier on the first `samples` of `x` [N, *S], `y` [N]: findings, and what became of every check.
 
     `attacks` are those whose figures are to be believed; without any, PGD with the margin loss at l_inf `eps`. Beside them run, in each of
-    their threat models, noise and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong white-box
-    attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing until
-    they span the box. Where gradients then look masked at a budget, FAB has a second try. That no check
-    fired does not mean that the model is robust, nor that every one had something to judge: `Audit.checks` tells.
+    their threat models, noise, Square and HopSkipJump where no gradient-free attack is among them, PGD, DDN or FMN where no strong
+    white-box attack is, every iterative white-box attack at twice its steps, and the first fixed-budget one of each norm at budgets growing
+    until they span the box. Where gradients then look masked at a budget, FAB has a second try. That no check fired does not mean that the
+    model is robust, nor that every one had something to judge: `Audit.checks` tells.
     Raises InputError and ModelError as an attack does.
-    Cost: about 60 forward and backward passes per step-40 attack and sample, and QUERIES forward passes per threat model.
+    Cost: about 60 forward and backward passes per step-40 attack and sample, and twice QUERIES forward passes per threat model.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)).train()
     >>> _ = net[0].weight.data.copy_(torch.eye(2)), net[0].bias.data.zero_()
@@ -174,13 +174,19 @@ def _second_opinions(inputs: LevelInputs) -> list[Attack]:
 
 
 def _floor(chosen: Sequence[Attack]) -> list[Attack]:
-    """Noise and HopSkipJump for each threat model that has white-box attacks and no gradient-free one."""
+    """Noise, Square and HopSkipJump for each threat model that has white-box attacks and no gradient-free one.
+
+    Square reads logits: where an ascent is led astray by jumps of the network (k-winners), it finds what HopSkipJump, with labels alone and
+    as many queries, does not.
+    """
     guarded = {(a.threat, a.domain) for a in chosen if a.gradient_free}
     white = [a for a in chosen if not a.gradient_free and (a.threat, a.domain) not in guarded]
     floor: dict[Attack, None] = {}
     for attack in white:
         if attack.budget is not None:
             floor[make({"name": "noise", "eps": attack.budget, "norm": attack.threat.name, "domain": attack.domain})] = None
+            config = {"name": "square", "queries": QUERIES, "eps": attack.budget, "norm": attack.threat.name, "domain": attack.domain}
+            floor[make(config)] = None
         floor[make({"name": "hopskipjump", "queries": QUERIES, "norm": attack.threat.name, "domain": attack.domain})] = None
     return list(floor)
 

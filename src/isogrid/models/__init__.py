@@ -3,6 +3,18 @@
 from isogrid.models.load import build, open_model, source_digest
 from isogrid.models.program import Program, open_program
 from isogrid.models.weights import load_weights
+from isogrid.models.winners import KWinners, k_winners
 from isogrid.models.zoo import MODELS, BinaryLinear
 
-__all__ = ["MODELS", "BinaryLinear", "Program", "build", "load_weights", "open_model", "open_program", "source_digest"]
+__all__ = [
+    "MODELS",
+    "BinaryLinear",
+    "KWinners",
+    "Program",
+    "build",
+    "k_winners",
+    "load_weights",
+    "open_model",
+    "open_program",
+    "source_digest",
+]

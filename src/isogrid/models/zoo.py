@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.random import generator
 from isogrid.models.cifar import resnet_32, vgg_like
+from isogrid.models.winners import k_winners
 
 Factory = Callable[..., nn.Module]
 
@@ -80,8 +81,10 @@ MODELS: dict[str, tuple[Factory, str]] = {
     ),
     "resnet-32": (resnet_32, "15 residual blocks with batch-norm for 32x32 images; narrower as resnet-32(width=0.25)"),
 }
-"""The registry: name -> (factory of sample shape and number of classes, one line). Other parameters of a factory are settings, numbers
-> 0 (`dropout`: >= 0) that stand in brackets behind the name."""
+"""The registry: name -> (factory of sample shape and number of classes, one line). Other parameters of a factory are settings, numbers that
+stand in brackets behind the name; so is `winners`, for every network: the share of units that `k_winners` leaves of each ReLU's."""
+RANGES = {"dropout": (0.0, 2.0), "winners": (1e-6, 1.0)}
+"""What settings accept, both ends included; any other is a factor from 0.001 to 100."""
 
 
 def is_built_in(name: object) -> bool:
@@ -100,20 +103,18 @@ def _settings(name: str) -> tuple[Factory, dict[str, float]]:
         raise InputError("model", name, "a name with settings in brackets, as resnet-32(width=0.25)")
     base, inside = found[1].strip(), found[2] or ""
     factory = MODELS[base][0]
-    accepted = [one for one in inspect.signature(factory).parameters if one not in ("shape", "classes")]
+    accepted = [*(one for one in inspect.signature(factory).parameters if one not in ("shape", "classes")), "winners"]
     settings: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in inside.split(","))):
         key, sign, text = (piece.strip() for piece in part.partition("="))
         if key not in accepted or not sign or key in settings:
-            if not accepted:
-                raise InputError("model", name, f"{base} alone: it has no settings")
             raise one_of(f"model {base}", key, accepted) if key not in accepted else InputError("model", name, f"{key}=NUMBER, once")
         try:
             settings[key] = float(text)
         except ValueError:
             settings[key] = math.nan
-        least, most = (0.0, 2.0) if key == "dropout" else (1e-3, 100.0)
-        if not least <= settings[key] < most:
+        least, most = RANGES.get(key, (1e-3, 100.0))
+        if not least <= settings[key] <= most:
             raise InputError(f"model {base} {key}", text, f"a number from {least:g} to {most:g}")
     return factory, settings
 
@@ -125,10 +126,11 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Modu
     where the network cannot take samples of `shape`.
     """
     factory, settings = _settings(name)
+    winners = settings.pop("winners", None)
     with torch.device("meta"):  # PyTorch's own initialisers would move the global random state
         model = factory(tuple(shape), classes, **settings)
     _initialise(model, seed)
-    return model
+    return model if winners is None else k_winners(model, winners)
 
 
 def _initialise(model: nn.Module, seed: int) -> None:

@@ -2,8 +2,8 @@
 activations sparse (`training.penalties`).
 
 Torch's functions are watched while the model's forward pass runs, so a ReLU counts as module, function, method or in-place form, and so do
-ReLU6, hardtanh from 0, and clamp, threshold and maximum at 0. What cannot be seen: code that TorchScript or torch.compile has taken out of
-Python's hands, and gates written as products (x * (x > 0)).
+ReLU6, hardtanh from 0, and clamp, threshold and maximum at 0, and k-winners, which stand in a ReLU's place. What cannot be seen: code that
+TorchScript or torch.compile has taken out of Python's hands, and gates written as products (x * (x > 0)).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from isogrid.core.modules import unchanged
+from isogrid.models.winners import winners
 
 BATCH: Final = 256
 """Samples a pass when the share of zeros is measured."""
@@ -171,4 +172,5 @@ _FORMS: Final[dict[Any, Callable[..., bool]]] = {
     **dict.fromkeys(_named("hardtanh", "hardtanh_"), _hardtanh),
     **dict.fromkeys(_named("threshold", "threshold_"), _threshold),
     **dict.fromkeys(_named("maximum", "max"), _maximum),
+    winners: _always,
 }
