@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from isogrid.cli.flags import specification
+from isogrid.core.errors import InputError
 
-FLAGS = ("data", "model", "classes", "weights", "method", "rounds", "seeds", "attacks", "eps")
+FLAGS = ("data", "model", "classes", "weights", "method", "rounds", "penalties", "seeds", "attacks", "eps")
 
 
 def spec_of(**flags):
@@ -36,3 +37,27 @@ def test_fewer_rounds_attack_the_control_at_the_new_last_one():
         return specification(None, "quick", dict.fromkeys(FLAGS) | {"device": "cpu", "rounds": asked}).control_rounds
 
     assert [rounds(k) for k in (14, 12, 6, 2, 0)] == [(3, 6, 10, 14), (3, 6, 10, 12), (3, 6), (2,), ()]
+
+
+def test_penalties_stand_beside_the_training_without_one(tmp_path):
+    spec = spec_of(penalties="l1-activations(weight=1e-5), l1-activations(weight=1/1000)")
+    assert [one.regularised for one in spec.trainings] == ["", "l1-activations(weight=1e-05)", "l1-activations(weight=0.001)"]
+    assert len({(one.title, one.epochs, one.retrain_epochs, one.batch_size) for one in spec.trainings}) == 1
+    study = tmp_path / "study.yaml"
+    study.write_text("training: {epochs: 7, penalty: {name: l2-weights, weight: 1e-4}}")
+    found = specification(study, None, dict.fromkeys(FLAGS) | {"device": "cpu", "penalties": "l1-activations(weight=2)"}).trainings
+    assert [(one.epochs, one.regularised) for one in found] == [(7, ""), (7, "l1-activations(weight=2.0)")]
+    study.write_text("training: [{epochs: 7}, {epochs: 8}]")
+    with pytest.raises(InputError, match="the study names several trainings"):
+        specification(study, None, dict.fromkeys(FLAGS) | {"device": "cpu", "penalties": "l1-activations(weight=2)"})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "l1-activations", "l1-activations(", "l1(weight=1)", "l1-activations(weight=)", "l1-activations(weight=-1)",
+             "l1-activations(weight=big)", "l1-activations(weight=1),l1-activations(weight=1)", "l1-activations(size=1)"],
+)  # fmt: skip
+def test_what_is_no_penalty_is_refused_in_one_line(text):
+    with pytest.raises(InputError) as caught:
+        spec_of(penalties=text)
+    assert "penalt" in caught.value.field or caught.value.field == "training"
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from isogrid.attacks import ATTACKS
-from isogrid.study.curves import _point, curves, envelopes
+from isogrid.study.curves import curves, envelopes, point_of
 from isogrid.study.tables import _envelope_rows
 from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.evidence import primaries
@@ -174,7 +174,7 @@ def test_a_void_mean_is_no_figure_but_its_median_is():
     distance = np.tile(np.linspace(0.1, 1, 20), (3, 1))
     distance[:, 15:] = math.inf
     one = FAMILIES["everything everywhere"]
-    point = _point(evidence_of(one), 1, distance, kind="distance")
+    point = point_of(evidence_of(one), 1, distance, kind="distance")
     assert (point.void, point.failed, point.attacked) == (True, 15, 60)
     assert math.isnan(point.mean)
     assert math.isnan(point.low)
@@ -186,7 +186,7 @@ def test_intervals_of_shares_stay_within_their_limits(share):
     one = FAMILIES["everything everywhere"]
     values = (np.random.default_rng(1).random((3, 50)) < share).astype(float)
     values[0, :5] = 1 - values[0, :5]
-    point = _point(evidence_of(one), 1, values)
+    point = point_of(evidence_of(one), 1, values)
     assert 0 <= point.low <= point.mean <= point.high <= 1
 
 

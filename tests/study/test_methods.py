@@ -22,7 +22,9 @@ TINY = {
     "attacks": [{"name": "fgs", "eps": 0.1}],
     "seeds": 1,
 }
-FLAGS = dict.fromkeys(("data", "classes", "model", "weights", "method", "rounds", "seeds", "attacks", "eps")) | {"device": "auto"}
+FLAGS = dict.fromkeys(("data", "classes", "model", "weights", "method", "rounds", "penalties", "seeds", "attacks", "eps")) | {
+    "device": "auto"
+}
 
 
 @pytest.fixture(scope="module")

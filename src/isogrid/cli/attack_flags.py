@@ -17,6 +17,8 @@ USES = {
     "minimise": "minimise(attack=pgd(norm=l2,eps=0.5))",
 }
 """How each attack that is made of something given is written in `--attacks`."""
+INNER = ("attack", "attacks")
+"""Settings that name attacks themselves."""
 _ENTRY = re.compile(r"([^(),=]+?)\s*(?:\((.*)\))?", re.DOTALL)
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 
@@ -27,9 +29,18 @@ def parse_attacks(text: str) -> list[dict[str, Any]]:
     >>> parse_attacks("pgd(norm=l2,steps=100),deepfool")
     [{'name': 'pgd', 'norm': 'l2', 'steps': 100}, {'name': 'deepfool'}]
     """
-    entries = [_entry(part) for part in split_outside("attacks", text, ",", FORM)]
+    return [_attack(entry) for entry in parse_named("attacks", text, FORM)]
+
+
+def parse_named(field: str, text: str, form: str) -> list[dict[str, Any]]:
+    """Names with commas, settings in brackets, as a study's YAML has them; raises InputError, naming `field`, where the form is another.
+
+    >>> parse_named("penalties", "l1-activations(weight=1e-4),mine.py:P", "")
+    [{'name': 'l1-activations', 'weight': 0.0001}, {'name': 'mine.py:P'}]
+    """
+    entries = [_entry(field, part, form) for part in split_outside(field, text, ",", form)]
     if not entries:
-        raise InputError("attacks", text, FORM)
+        raise InputError(field, text, form)
     return entries
 
 
@@ -73,25 +84,33 @@ def _has_budget(name: str) -> bool:
     return field is not None and field.default is not None
 
 
-def _entry(text: str) -> dict[str, Any]:
+def _entry(field: str, text: str, form: str) -> dict[str, Any]:
     found = _ENTRY.fullmatch(text)
     if found is None:
-        raise InputError("attacks", text, FORM)
-    name, inside = found[1], found[2] or ""
-    entry: dict[str, Any] = {"name": "callable", "target": name} if ":" in name and name not in ALL_ATTACKS else {"name": name}
-    for part in split_outside("attacks", inside, ",", FORM):
+        raise InputError(field, text, form)
+    entry: dict[str, Any] = {"name": found[1]}
+    for part in split_outside(field, found[2] or "", ",", form):
         key, sign, value = (piece.strip() for piece in part.partition("="))
         if not (key.isidentifier() and sign and value) or key in entry:
-            raise InputError("attacks", text, f"name=value in brackets, each name once: {FORM}")
-        entry[key] = _value(key, value)
+            raise InputError(field, text, f"name=value in brackets, each name once: {form}")
+        entry[key] = value if key in INNER else _value(value)
     return entry
 
 
-def _value(key: str, text: str) -> Any:
-    if key == "attack":
-        return _entry(text)
-    if key == "attacks":
-        return [_entry(part) for part in split_outside("attacks", text, "+", FORM)]
+def _attack(entry: dict[str, Any]) -> dict[str, Any]:
+    """An attack of its own by its target; the attacks that one is made of in the same form."""
+    name = entry["name"]
+    entry = ({"name": "callable", "target": name} if ":" in name and name not in ALL_ATTACKS else {"name": name}) | {
+        key: value for key, value in entry.items() if key != "name"
+    }
+    if "attack" in entry:
+        entry["attack"] = _attack(_entry("attacks", entry["attack"], FORM))
+    if "attacks" in entry:
+        entry["attacks"] = [_attack(_entry("attacks", part, FORM)) for part in split_outside("attacks", entry["attacks"], "+", FORM)]
+    return entry
+
+
+def _value(text: str) -> Any:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for convert in (int, number):

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from isogrid import data as data_library
-from isogrid.cli.attack_flags import chosen_attacks, split_list
+from isogrid.cli.attack_flags import chosen_attacks, parse_named, split_list
 from isogrid.core.errors import InputError, one_of
 from isogrid.study.spec import DEFAULT_ATTACKS, PRESETS, Spec, preset_data, read_yaml, rounds_of
+
+PENALTIES_FORM = "penalties with commas, weights in brackets: l1-activations(weight=1e-5),l1-activations(weight=1e-4)"
 
 
 def specification(study: Path | None, preset: str | None, flags: dict[str, Any]) -> Spec:
@@ -49,6 +51,8 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
             model |= {} if labels is None else {"classes": labels}
             model |= {} if flags["weights"] is None else {"weights": flags["weights"]}
         base["models"] = models
+    if flags["penalties"] is not None:
+        base["training"] = _penalised(base.get("training", {}), flags["penalties"])
     pruning = base.get("pruning", {})
     if flags["method"] is not None or flags["rounds"] is not None:
         if isinstance(pruning, list):
@@ -72,6 +76,14 @@ def _lay(base: dict[str, Any], flags: dict[str, Any]) -> None:
             if control.get("attacks") is not None:
                 base[part] = control | {"attacks": [name for name in control["attacks"] if name in names] or None}
     base["device"] = choose_device(flags["device"], base.get("device", "cpu"))
+
+
+def _penalised(training: Any, text: str) -> list[dict[str, Any]]:
+    """The training without a penalty, then with each of those that `text` names; raises InputError where the study has several."""
+    if not isinstance(training, dict):
+        raise InputError("penalties", text, "no such flag: the study names several trainings")
+    plain = {name: value for name, value in training.items() if name != "penalty"}
+    return [plain, *(plain | {"penalty": penalty} for penalty in parse_named("penalties", text, PENALTIES_FORM))]
 
 
 def _shorten(base: dict[str, Any], rounds: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from isogrid.core.files import write_text
-from isogrid.report import figures, gallery, matrices
+from isogrid.report import figures, gallery, grids, matrices
 from isogrid.report.advice import Advice, advice, headline, marks
 from isogrid.report.captions import counted_over
 from isogrid.report.checks import check_rows
@@ -191,8 +191,11 @@ def _part(study: Tables, arm: Arm, out: Path, numbers: Numbering, pictures: list
         counted=counted_over(study, arm),
         given=study.given(arm),
         headline=headline(found),
-        advice=tuple(found),
-        sentences=tuple(sentence for found_ in study.summary.recommendation if found_.arm == arm for sentence in sentences(found_)),
+        advice=(*found, *grids.boxes(study, arm)),
+        sentences=(
+            *(sentence for found_ in study.summary.recommendation if found_.arm == arm for sentence in sentences(found_)),
+            *grids.sentences(study, arm),
+        ),
         claims=tuple(claim for claim in claim_rows(study, arm) if claim.verdict != "not applicable"),
         blocks=tuple(_blocks(study, arm, slug, out, numbers)),
         frontier=frontier(study, arm, marks(found)),
@@ -206,6 +209,8 @@ def _blocks(study: Tables, arm: Arm, slug: str, out: Path, numbers: Numbering) -
         if shown:
             yield Block(id=f"{slug}-{name}", title=title, text=text, figures=shown)
 
+    maps: list[Drawing | None] = [grids.heat_map(study, one, out) for one in grids.of_arm(study, arm)]
+    yield from block("grid", "Weight × activation sparsity", maps)
     groups = study.groups(arm)
     draw: list[Callable[[Tables, Arm, Group, Path], Drawing | None]] = [figures.overview, figures.stack]
     for norm in dict.fromkeys(group.norm for group in groups):
@@ -213,8 +218,8 @@ def _blocks(study: Tables, arm: Arm, slug: str, out: Path, numbers: Numbering) -
         yield from block(norm, f"Robustness under {norm_label(norm)} attacks", drawings)
     yield from block("accuracy", "Accuracy without attack", [figures.accuracy(study, arm, out), figures.per_class(study, arm, out)])
     yield from block("theory", "Theory and exact optimum", list(matrices.theory(study, arm, out)), matrices.assumption(study, arm))
-    maps = [matrices.transfer(study, arm, one, out) for one in study.summary.transfer if one.arm == arm]
-    yield from block("transfer", "Transfer between levels", maps)
+    moved = [matrices.transfer(study, arm, one, out) for one in study.summary.transfer if one.arm == arm]
+    yield from block("transfer", "Transfer between levels", moved)
 
 
 def _gallery(one: gallery.Gallery) -> dict[str, Any]:

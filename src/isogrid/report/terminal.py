@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from isogrid.report import grids
 from isogrid.report.advice import advice, headline, marks
 from isogrid.report.captions import counted_over
 from isogrid.report.checks import audit_line
@@ -59,7 +60,8 @@ def print_summary(folder: Path, console: Console) -> None:
             console.print(Text(f"{study.title(arm)}: no level was measured", style="red"))
         _print_claims(study, arm, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
-        for sentence in (said for one in study.summary.recommendation if one.arm == arm for said in sentences(one)):
+        told = [said for one in study.summary.recommendation if one.arm == arm for said in sentences(one)]
+        for sentence in (*told, *grids.sentences(study, arm)):
             console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 11)))
     if study.summary.audit_checks:
         console.print(Text.assemble(("\n  Audit  ", "bold"), audit_line(study.summary.audit_checks)))

@@ -16,6 +16,8 @@ from isogrid.verdicts.measures import ENVELOPE, SHARED, headlines, shared
 from isogrid.verdicts.records import Family, Threat, threats
 
 Array = np.ndarray[Any, Any]
+ENVELOPES = {ENVELOPE: "envelope", SHARED: "shared-envelope"}
+"""What the minima over attacks are called in tables."""
 
 
 def envelopes(family: Family) -> list[tuple[str, Threat]]:
@@ -33,7 +35,7 @@ def curves(family: Family, evidence: Evidence) -> Iterator[Curve]:
         (True, evidence.control_levels, evidence.control_correct),
     ):
         if correct is not None:
-            points = tuple(_point(evidence, level, correct[:, k]) for k, level in enumerate(levels))
+            points = tuple(point_of(evidence, level, correct[:, k]) for k, level in enumerate(levels))
             yield Curve(arm=family.arm, control=control, group=Group(metric="accuracy"), points=points)
     for measure in (*headlines(family), *evidence.measures):
         metric = metric_name("r_inf" if measure.kind == "r_inf" else "r_2", measure.norm)
@@ -44,18 +46,18 @@ def curves(family: Family, evidence: Evidence) -> Iterator[Curve]:
         ):
             if values is None:
                 continue
-            points = tuple(_point(evidence, level, values[:, k], level in marked, measure.kind) for k, level in enumerate(levels))
+            points = tuple(point_of(evidence, level, values[:, k], level in marked, measure.kind) for k, level in enumerate(levels))
             yield Curve(
                 arm=family.arm,
                 control=control,
-                attack=measure.attack.replace(" ", "-") if measure.attack in (ENVELOPE, SHARED) else measure.name,
+                attack=ENVELOPES.get(measure.attack, measure.name),
                 group=group,
                 over=_over(family, measure.attack, measure.norm, measure.domain),
-                points=tuple(point for point in points if point.seeds),
+                points=tuple(one for one in points if one.seeds),
             )
 
 
-def _point(evidence: Evidence, level: int, values: Array, is_saturated: bool = False, kind: str = "r_inf") -> Point:
+def point_of(evidence: Evidence, level: int, values: Array, is_saturated: bool = False, kind: str = "r_inf") -> Point:
     """One level of a curve from values [S, N]: over the seeds that were measured, on the samples that all of them were measured on.
 
     A void r_2 has no mean; its failures and the median over the attacked samples, in which a failure counts as inf, say what is known.

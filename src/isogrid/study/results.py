@@ -10,7 +10,7 @@ from typing import Any
 from isogrid.audit.findings import PlacedCheck, PlacedFinding
 from isogrid.core.typed import Number
 from isogrid.verdicts.arm import Arm
-from isogrid.verdicts.results import Recommendation
+from isogrid.verdicts.results import Corner, Recommendation, Ridge
 
 ENVELOPE, SHARED, THEORY = "envelope", "shared-envelope", "theory"
 """The minimum over all attacks of a threat, and over those alone that every level and the dense control met: what claims compare."""
@@ -122,6 +122,33 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GridRow:
+    """One penalty ("": none) along the levels of pruning: a point per level, and beside it the share of activations that are zero at the
+    layer that feeds the last one, mean over seeds, on the test samples."""
+
+    penalty: str
+    points: tuple[Point, ...]
+    activations: tuple[Number, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Weight x activation sparsity of one network in one measure: rows by rising weight of the penalty, none first.
+
+    `arm`: the one without a penalty. `mute`: why nothing can be compared with its dense network ("": something can). Accuracy has neither
+    ridge nor corner.
+    """
+
+    arm: Arm
+    group: Group
+    attack: str = ""
+    rows: tuple[GridRow, ...] = ()
+    ridge: tuple[Ridge, ...] = ()
+    corner: Corner | None = None
+    mute: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
     """An attack that finished on some pruned level: on how many samples, with which parameters."""
 
@@ -179,6 +206,7 @@ class Summary:
     attacks: tuple[Used, ...] = ()
     curves: tuple[Curve, ...] = ()
     transfer: tuple[Matrix, ...] = ()
+    grids: tuple[Grid, ...] = ()
     audit: tuple[PlacedFinding, ...] = ()
     audit_checks: tuple[PlacedCheck, ...] = ()
     recommendation: tuple[Recommendation, ...] = ()

@@ -17,6 +17,7 @@ from isogrid.metrics.robustness import mean_distance, median_distance, metric_na
 from isogrid.study.auditing import audit_study
 from isogrid.study.cells import Attack, Row
 from isogrid.study.curves import curves, envelopes
+from isogrid.study.grids import grids
 from isogrid.study.levels import Finished, families, read_levels
 from isogrid.study.plan import Network, Plan
 from isogrid.study.results import Failure, Matrix, Source, Summary, Used
@@ -107,6 +108,7 @@ def _summary(
             for one in study.transfers
             if store.finished(one.cell.key)
         ),
+        grids=tuple(grids(study, grouped)),
         audit=findings,
         audit_checks=checks,
         recommendation=tuple(recommend(evidence, spec.tolerance.model_dump())),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,8 +42,8 @@ def _distance(attack: Attacked) -> Array:
     return attack.records["distance"].to_numpy()
 
 
-def evidence_of(family: Family) -> Evidence:
-    """Everything that one model of a study can say about the claims."""
+def evidence_of(family: Family, choose: Callable[[Iterable[Measure]], Iterable[Measure]] = tuple) -> Evidence:
+    """Everything that one model of a study can say about the claims, by the measures that `choose` keeps: all of them."""
     count = len(next(iter(family.pruned.values())).clean)
     levels, control_levels = family.levels, family.control_levels
 
@@ -60,7 +60,7 @@ def evidence_of(family: Family) -> Evidence:
         collapsed=collapsed.astype(bool),
         control_levels=control_levels,
         control_correct=_stack(family, family.control, control_levels, correct, count) if control_levels else None,
-        measures=tuple(measures(family)),
+        measures=tuple(choose(measures(family))),
         penalties=family.penalties,
         activations=None if family.penalised is None else evidence_of(family.penalised),
     )
@@ -106,6 +106,16 @@ def headlines(family: Family) -> Iterator[Measure]:
     for threat in threats(family.pruned.values()):
         if set(shared(family, threat)[0].ids) != set(threat.ids):
             yield from _envelopes(family, threat, ENVELOPE, controlled=False)
+
+
+def strongest(found: Iterable[Measure]) -> list[Measure]:
+    """The strongest measure of every norm, domain and budget: the envelope where there is one."""
+    best: dict[tuple[str, str, float | None], Measure] = {}
+    for one in found:
+        place = (one.norm, one.domain, one.eps)
+        if place not in best or one.strength > best[place].strength:
+            best[place] = one
+    return list(best.values())
 
 
 def _envelopes(family: Family, threat: Threat, name: str, *, controlled: bool) -> Iterator[Measure]:

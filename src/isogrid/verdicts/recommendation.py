@@ -12,65 +12,16 @@ With one seed the statements hold for that one trained network, and say so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isogrid.metrics.statistics import Estimate, choosing, crossed, held_out_means, holm, judging, relative
+from isogrid.metrics.statistics import held_out_means, holm
+from isogrid.verdicts.axis import Axis, axis_of
 from isogrid.verdicts.evidence import ALPHA, Evidence, Measure, Table, primaries, table
 from isogrid.verdicts.results import CONFIDENCE, Best, Change, Compromise, Fragile, Highest, Mute, Quantity, Recommendation
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Axis:
-    """One quantity that may get worse: accuracy or a primary measure, as a complete table with a tolerance."""
-
-    of: Quantity
-    tables: tuple[Table, ...]
-    tolerance: float
-
-    @property
-    def rows(self) -> Table:
-        """The table that figures are told from; conclusions must hold in all of `tables`, whatever failures are taken for."""
-        return self.tables[0]
-
-    @property
-    def ratio(self) -> bool:
-        return self.of.unit == "relative"
-
-    def gain(self, values: Floats, picks: NDArray[np.intp]) -> Estimate:
-        """The gain over dense, first of the levels of values [S, L, N], at the level that each seed's `picks` [S] name."""
-        picked, dense = judging(values[np.arange(len(values)), picks]), judging(values[:, 0])
-        return relative(picked, dense, chosen=True) if self.ratio else crossed(picked - dense, chosen=True)
-
-    def not_worse(self, level: int, reference: int) -> bool:
-        """The lower one-sided limit of level - reference lies above -tolerance."""
-        return max(one.p_greater(self._edge) for one in self._tests(level, reference)) <= ALPHA
-
-    def worse(self, level: int) -> float:
-        """The p-value of: the mean at a level lies below dense minus tolerance."""
-        return max(one.p_less(self._edge) for one in self._tests(level, 0))
-
-    def recovers(self, level: int) -> bool:
-        """Whether the mean at a level that is evidence lies above dense minus tolerance."""
-        return level in self.rows.levels and self._tests(level, 0)[0].value > self._edge
-
-    def loss(self, level: int) -> Change:
-        """The change from dense to a level."""
-        values, dense = (self.rows.values[:, self.rows.levels.index(k)] for k in (level, 0))
-        return Change.of(self.of, relative(values, dense) if self.ratio else crossed(values - dense))
-
-    @property
-    def _edge(self) -> float:
-        return 0.0 if self.ratio else -self.tolerance
-
-    def _tests(self, level: int, reference: int) -> list[Estimate]:
-        scale = 1 - self.tolerance if self.ratio else 1.0
-        place, other = (self.rows.levels.index(k) for k in (level, reference))
-        return [crossed(rows.values[:, place] - scale * rows.values[:, other]) for rows in self.tables]
 
 
 def recommend(evidence: Sequence[Evidence], tolerance: Mapping[str, float]) -> list[Recommendation]:
@@ -101,45 +52,36 @@ def _one(evidence: Evidence, tolerance: Mapping[str, float]) -> Recommendation:
     )
 
 
-def _axes(evidence: Evidence, tolerance: Mapping[str, float]) -> tuple[_Axis, list[_Axis], list[Mute]]:
+def _axes(evidence: Evidence, tolerance: Mapping[str, float]) -> tuple[Axis, list[Axis], list[Mute]]:
     """Accuracy, the norms that can be compared with dense, and those that cannot."""
     clean = Measure(name="accuracy", attack="", norm="", domain="", eps=None, kind="r_inf", levels=evidence.levels, values=evidence.correct)
     norms, mute = [], []
     for measure in primaries(evidence.measures).values():
-        rows = table(evidence, measure)
-        kind = "r_inf" if measure.kind == "r_inf" else "distance"
-        compared = rows.usable and 0 in rows.levels
-        if compared and (kind == "r_inf" or _positive(rows.values[:, rows.levels.index(0)])):
-            tables = (rows, table(evidence, measure, largest=True)) if rows.failed else (rows,)
-            norms.append(_Axis(of=measure.quantity, tables=tables, tolerance=tolerance[kind]))
+        axis, why = axis_of(evidence, measure, tolerance)
+        if why:
+            mute.append(Mute(of=measure.quantity, why=why))
         else:
-            mute.append(Mute(of=measure.quantity, why="hardly ever right" if compared else rows.left_out.get(0, "not measured")))
-    accuracy = _Axis(of=Quantity(measure="accuracy"), tables=(table(evidence, clean),), tolerance=tolerance["accuracy"])
+            norms.append(axis)
+    accuracy = Axis(of=Quantity(measure="accuracy"), tables=(table(evidence, clean),), tolerance=tolerance["accuracy"])
     return accuracy, norms, mute
 
 
-def _positive(dense: Floats) -> bool:
-    """Whether the reference [S, N] of a relative gain is positive wherever a gain is chosen or judged: 0 is "wrong to begin with"."""
-    return bool(dense[:, choosing(dense.shape[1])].mean(1).min() > 0 and judging(dense).mean() > 0)
-
-
-def _most_robust(axis: _Axis) -> Best:
+def _most_robust(axis: Axis) -> Best:
     """The level of the highest mean; its gain over dense is estimated at the level that the other seeds and samples choose."""
     levels, means = axis.rows.levels, axis.rows.values.mean((0, 2))
     best = int(means.argmax())
-    picks = held_out_means(axis.rows.values).argmax(-1)
-    gain, *others = (axis.gain(rows.values, picks) for rows in axis.tables)
+    gain, p = axis.best_gain()
     equal = [levels[best]]
     for step in (1, -1):
         index = best + step
         while 0 <= index < len(levels) and axis.not_worse(levels[index], levels[best]):
             equal.append(levels[index])
             index += step
-    decided = best > 0 and max(one.p_greater() for one in (gain, *others)) <= ALPHA
+    decided = best > 0 and p <= ALPHA
     return Best.of(axis.of, gain, level=levels[best], value=float(means[best]), decided=decided, equal_levels=tuple(sorted(equal)))
 
 
-def _compromise(accuracy: _Axis, norms: Sequence[_Axis]) -> Compromise:
+def _compromise(accuracy: Axis, norms: Sequence[Axis]) -> Compromise:
     """Among the levels that keep their accuracy (fixed sequence), score each by its smallest gain over the norms in units of the
     tolerances (max-min: no norm is paid for with another); the sparsest level within one unit, a difference that is tolerated, of
     the best score is the compromise. The gains are estimated at the level that the other seeds and samples choose so."""
@@ -170,7 +112,7 @@ def _part(rows: Table, seeds: Sequence[int], levels: Sequence[int]) -> Floats:
     return values
 
 
-def _scores(axis: _Axis, means: Floats) -> Floats:
+def _scores(axis: Axis, means: Floats) -> Floats:
     """Gains over dense (first along the last axis) in units of the tolerance."""
     gain = means / means[..., :1] - 1 if axis.ratio else means - means[..., :1]
     scores: Floats = gain / max(axis.tolerance, 1e-9)
@@ -183,7 +125,7 @@ def _sparsest_near_best(scores: Floats) -> NDArray[np.intp]:
     return np.asarray(scores.shape[-1] - 1 - near[..., ::-1].argmax(-1))
 
 
-def _kept(axes: Sequence[_Axis], reference: int) -> list[int]:
+def _kept(axes: Sequence[Axis], reference: int) -> list[int]:
     """The levels 1, 2, ... that are not worse than dense on any axis, up to the first that is not shown to be."""
     attacked = [set(axis.rows.levels) | set(axis.rows.left_out) for axis in axes]
     kept = []
@@ -194,7 +136,7 @@ def _kept(axes: Sequence[_Axis], reference: int) -> list[int]:
     return kept
 
 
-def _highest(axes: Sequence[_Axis], fragile: int | None) -> Highest:
+def _highest(axes: Sequence[Axis], fragile: int | None) -> Highest:
     """The last level before the first that is not shown to be as good; none, and decided so, where the very first is shown to be worse."""
     kept = _kept(axes, 0)
     level = kept[-1] if kept else 0
@@ -205,7 +147,7 @@ def _highest(axes: Sequence[_Axis], fragile: int | None) -> Highest:
     return Highest(level=level, stopped_at=stop, decided=bool(level) or worse is not None, worse=worse, over=over)
 
 
-def _fragile(evidence: Evidence, axes: Sequence[_Axis]) -> Fragile:
+def _fragile(evidence: Evidence, axes: Sequence[Axis]) -> Fragile:
     """The first level, in rising sparsity, that is worse than dense on some axis, or that has collapsed."""
     worse = [_worse(axis, ALPHA / len(axes)) for axis in axes]
     for level in evidence.levels[1:]:
@@ -216,7 +158,7 @@ def _fragile(evidence: Evidence, axes: Sequence[_Axis]) -> Fragile:
     return Fragile()
 
 
-def _worse(axis: _Axis, alpha: float) -> set[int]:
+def _worse(axis: Axis, alpha: float) -> set[int]:
     """The levels shown to be worse than dense on an axis; the chance that any is named that is not, is at most alpha.
 
     Half of it is spent on a fixed sequence from the sparsest level that is evidence down to the first that is not shown to be worse (no

@@ -183,6 +183,28 @@ class Mute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Corner(Change):
+    """The cell of the highest mean (`value`) in a grid of penalties and levels of pruning. Its gain over the dense network without a
+    penalty (`effect`) is estimated at the cell that other seeds and samples choose; `decided`: it is not chance."""
+
+    penalty: str
+    level: int
+    value: Number = float("nan")
+    decided: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ridge:
+    """The penalty of the highest mean at one level of pruning, "" for none. `gain`: over no penalty at that level, estimated at the penalty
+    that other seeds and samples choose; `decided`: it is not chance, all levels of the ridge counted."""
+
+    level: int
+    penalty: str
+    gain: Change | None = None
+    decided: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation(OfArm):
     """Which level to take, and from which on to be careful. `sparsity`: of every level. `reference`: whether dense is evidence at all.
 
