@@ -120,8 +120,8 @@ def test_it_speaks_of_penalties_and_activations_not_of_rounds(strong):
     assert "round" not in found.statement + found.control
     assert [found.penalised[level].zeros for level in found.levels] == [SHARES[level] for level in found.levels]
     row = claim_row(typed(Verdict, plain(found), "claims.json"))
-    assert "l1-activations(weight=1e-05): 40.0 % of activations zero" in row.levels
-    assert all("weight=0.0001): 70.0 % of activations zero" in part.measure for part in row.parts)
+    assert "l1-activations(weight=1e-05), 40.0 % zero" in row.levels
+    assert all("weight=0.0001), 70.0 % zero" in part.measure for part in row.parts)
 
 
 def test_networks_that_lost_their_accuracy_take_no_part():

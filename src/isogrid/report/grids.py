@@ -25,7 +25,6 @@ from isogrid.report.words import (
     eps_text,
     group_title,
     joined,
-    metric_symbol,
     norm_label,
     number,
     percent,
@@ -34,7 +33,7 @@ from isogrid.report.words import (
 from isogrid.study.results import Grid, Point
 from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.results import CONFIDENCE, Corner
-from isogrid.verdicts.wording import effect
+from isogrid.verdicts.wording import effect, size
 
 FRAME = SERIES[1][0]
 """The colour of the corner: none of the heat map's."""
@@ -63,14 +62,24 @@ def _sentence(grid: Grid) -> str:
     if (best.penalty, best.level) == ("", 0):
         return f"{where}: the dense network without a penalty has the highest mean ({number(best.value)}); no other is shown to be better."
     said = f"{where}: {place(grid, best)}, a gain over the dense network without a penalty of {effect(best)}"
-    return f"{said}." if best.decided else f"{said}: undecided, the gain is not distinguished from chance."
+    said = f"{said}." if best.decided else f"{said}: undecided, the gain is not distinguished from chance."
+    own = next((one for one in grid.ridge if one.level == best.level), None)
+    if not best.penalty or own is None or own.gain is None:
+        return said
+    told = "" if own.decided else ", not distinguished from chance"
+    return f"{said} Of it the penalty’s own part, over no penalty at that sparsity of the weights: {size(own.gain)}{told}."
 
 
 def place(grid: Grid, corner: Corner) -> str:
     """Where a corner is: both sparsities, and the penalty."""
-    row = next(one for one in grid.rows if one.penalty == corner.penalty)
-    point, zeros = next((p, z) for p, z in zip(row.points, row.activations, strict=True) if p.level == corner.level)
+    point, zeros = _at(grid, corner)
     return f"{percent(point.sparsity)} of the weights and {percent(zeros)} of the activations zero ({corner.penalty or 'no penalty'})"
+
+
+def _at(grid: Grid, corner: Corner) -> tuple[Point, float]:
+    """A corner's point, and the share of activations that are zero there."""
+    row = grid.rows[_row(grid, corner.penalty)]
+    return next((point, zeros) for point, zeros in zip(row.points, row.activations, strict=True) if point.level == corner.level)
 
 
 def boxes(study: Tables, arm: Arm) -> Iterator[Advice]:
@@ -81,12 +90,14 @@ def boxes(study: Tables, arm: Arm) -> Iterator[Advice]:
         scale, unit, digits = (100, " %", 1) if best.unit == "relative" else (1, "", 3)
         value, low, high = (signed(scale * end, digits) for end in (best.effect, best.low, best.high))
         told = f"{value}{unit} over dense without a penalty ({100 * CONFIDENCE:.0f} % interval {low} to {high})"
-        where = place(grid, best)
+        point, zeros = _at(grid, best)
+        where, penalty = f"{percent(point.sparsity)} × {percent(zeros)}", best.penalty or "no penalty"
         yield Advice(
             key=f"corner {grid.group.norm}",
-            title=f"Most robust corner, {metric_symbol(grid.group)}" + (f", {eps_text(grid.group.eps)}" if grid.group.budgeted else ""),
-            value=where.partition(" (")[0] if best.decided else UNDECIDED,
-            detail=f"{best.penalty or 'no penalty'}; {told}" if best.decided else f"highest mean: {where}; {told}",
+            title=f"Weights × activations zero, most robust under {norm_label(grid.group.norm)}"
+            + (f", {eps_text(grid.group.eps)}" if grid.group.budgeted else ""),
+            value=where if best.decided else UNDECIDED,
+            detail=f"{penalty}; {told}" if best.decided else f"highest mean: {where}, {penalty}; {told}",
             decided=best.decided,
             level=None,
             sparsity=None,
@@ -149,8 +160,8 @@ def _draw_ridge(axes: Axes, grid: Grid, numbers: Sequence[int]) -> list[Line2D]:
     if not grid.ridge:
         return []
     x, y = [numbers.index(one.level) + 0.5 for one in grid.ridge], [_row(grid, one.penalty) + 0.8 for one in grid.ridge]
-    axes.plot(x, y, color=PAGE, lw=3.2, zorder=5, solid_capstyle="round")
-    axes.plot(x, y, color=INK, lw=1.4, zorder=6)
+    for colour, width, order in ((PAGE, 3.2, 5), (INK, 1.4, 6)):  # in steps along the cells' edges: it crosses no figure
+        axes.plot(x, y, color=colour, lw=width, zorder=order, drawstyle="steps-mid")
     looks = {True: (INK, "ridge, gain over no penalty told from chance"), False: (PAGE, "ridge: best penalty at each sparsity")}
     for decided, (fill, _) in looks.items():
         keep = [k for k, one in enumerate(grid.ridge) if one.decided == decided]

@@ -113,7 +113,7 @@ def _levels(of: Verdict, levels: Sequence[int]) -> str:
     if not of.penalised:
         return level_list(levels)
     named = [(of.penalised[level].penalty, of.penalised[level].zeros) for level in levels if level in of.penalised]
-    return "; ".join(f"{penalty}: {percent(zeros)} of activations zero" for penalty, zeros in named) or MISSING
+    return "; ".join(f"{penalty}, {percent(zeros)} zero" for penalty, zeros in named) or MISSING
 
 
 def _share(part: Share, of: Verdict) -> ShareRow:

@@ -23,8 +23,8 @@ OBSTACLES: Mapping[Obstacle, str] = {
     "linear only": "the claim is about linear models",
     "nonlinear only": "the claim is about nonlinear networks",
     "judged as claim 5": "judged as claim 5",
-    "weights only": "the levels compared here differ in the sparsity of weights; that of activations is judged once per network and "
-    "objective, where the same training without a penalty and with some on activations stand side by side (--penalties)",
+    "weights only": "judged once per network and objective, where the same training without a penalty and with some on activations stand "
+    "side by side (--penalties)",
     "deep only": "the claim is about VGG-like networks and ResNet-32 on CIFAR-10",
     "no control": "no dense control of equal training was attacked",
     "no attack": "nothing was attacked",
