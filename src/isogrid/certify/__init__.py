@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from isogrid.certify.certificate import Bracket, Certificate, Verdicts, strongest
 from isogrid.certify.crown import CROWN, CROWNIBP, IBP, FastLin
+from isogrid.certify.fast_lip import FastLip
 from isogrid.certify.method import Certifier
+from isogrid.certify.norm_product import NormProduct
 from isogrid.certify.reading import read_graph
 from isogrid.core.registry import Registry
 
-CERTIFICATES: Registry[Certifier] = Registry("certificate", Certifier, IBP, CROWNIBP, CROWN, FastLin)
+CERTIFICATES: Registry[Certifier] = Registry("certificate", Certifier, IBP, CROWNIBP, CROWN, FastLin, FastLip, NormProduct)
 """Name -> method of certifying."""
 make = CERTIFICATES.make
 
@@ -25,6 +27,8 @@ __all__ = [
     "Certificate",
     "Certifier",
     "FastLin",
+    "FastLip",
+    "NormProduct",
     "Verdicts",
     "make",
     "read_graph",

@@ -5,14 +5,15 @@ The graph is the network in exact arithmetic with the weights that are deployed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.certify.operations import Gamma, Move, Operation, Shape, gamma_of
+from isogrid.certify.operations import Convolution, Gamma, Linear, Move, Operation, Shape, gamma_of
+from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 
 RUN_UNIT: Final = 2.0**-53
@@ -120,3 +121,22 @@ def used(nodes: list[Node], output: int) -> tuple[Node, ...]:
         return replace(node, inputs=tuple(order[i] for i in node.inputs), hull=hull)
 
     return tuple(moved(nodes[old]) for old in sorted(needed))
+
+
+def replaced(graph: Graph, pairs: Sequence[tuple[Tensor, Tensor]]) -> Graph:
+    """The graph with other weights in its linear and convolutional nodes: each that equals the first of a pair becomes the second.
+
+    Raises InputError where one of them is in no node (its layer computes with another tensor than its parameter).
+    """
+    nodes = list(graph.nodes)
+    for before, after in pairs:
+        known, weight, found = before.detach().double().cpu(), after.detach().double().cpu(), False
+        for i, node in enumerate(graph.nodes):
+            mine = node.operation
+            if isinstance(mine, Linear | Convolution) and torch.equal(mine.weight, known):
+                made = Linear.of(weight, mine.bias) if isinstance(mine, Linear) else replace(mine, weight=weight)
+                nodes[i], found = replace(node, operation=made), True
+        if not found:
+            accepted = "the weight of a linear or convolutional layer, as it computes with it"
+            raise InputError("weights", f"one of shape {tuple(before.shape)} that the graph does not hold", accepted)
+    return replace(graph, nodes=tuple(nodes))

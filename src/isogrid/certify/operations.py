@@ -50,6 +50,10 @@ class Operation(ABC):
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
         """How far this operation's floating-point result can lie from the exact one on inputs with |input| <= size: [B, *out]; None: 0."""
 
+    def absolute(self) -> Operation:
+        """Its linear part with absolute coefficients: what carries a bound on |change of input| to one on |change of output|."""
+        return self
+
     def cast(self, dtype: torch.dtype) -> Self:
         """The same with its floating-point constants in `dtype`."""
         changes = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -98,6 +102,9 @@ class Linear(Operation):
         found = A.new_zeros(*A.shape[:-1], self.weight.shape[1])
         return [found.index_copy(-1, columns, A.index_select(-1, rows) @ self.dense)]
 
+    def absolute(self) -> Operation:
+        return Linear.of(self.weight.abs(), None)
+
     def shift(self, A: Tensor) -> Tensor | None:
         return _flat(A, self.bias)
 
@@ -140,6 +147,9 @@ class Convolution(Operation):
         left = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in geometry)
         return [function(A, self.weight, None, self.stride, self.padding, left, self.groups, self.dilation)]
 
+    def absolute(self) -> Operation:
+        return replace(self, weight=self.weight.abs(), bias=torch.zeros_like(self.bias))
+
     def shift(self, A: Tensor) -> Tensor | None:
         return _flat(A, self._channels(self.bias))
 
@@ -179,6 +189,9 @@ class Scale(Operation):
     def transposed(self, A: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         return [A * self.weight]
 
+    def absolute(self) -> Operation:
+        return replace(self, weight=self.weight.abs(), bias=torch.zeros_like(self.bias))
+
     def shift(self, A: Tensor) -> Tensor | None:
         return _flat(A, self.bias)
 
@@ -208,6 +221,9 @@ class Sum(Operation):
     def transposed(self, A: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         return [A if sign > 0 else -A for sign in self.signs]
 
+    def absolute(self) -> Operation:
+        return replace(self, signs=tuple(abs(sign) for sign in self.signs))
+
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
         return gamma(self.roundings) * torch.stack(list(sizes)).sum(0)
 
@@ -232,6 +248,11 @@ class Move(Operation):
         with torch.enable_grad():
             points = [A.new_zeros(()).expand(len(A), *shape).requires_grad_() for shape in shapes]
             return list(torch.autograd.grad(self.function(*points), points, A, create_graph=A.requires_grad))
+
+    def absolute(self) -> Operation:
+        if self.offset is None:
+            return self
+        return replace(self, function=lambda *values: self.function(*values) - self.offset, offset=None)
 
     def shift(self, A: Tensor) -> Tensor | None:
         return None if self.offset is None else _flat(A, self.offset)
