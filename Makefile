@@ -30,7 +30,7 @@ check: $(STAMP)
 # for the rest would replace torch.
 peers: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps \
-		adv-lib torchattacks adversarial-robustness-toolbox pyautoattack visdom websocket-client tqdm six
+		adv-lib torchattacks adversarial-robustness-toolbox pyautoattack visdom websocket-client tqdm six eclipse-nn
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lightning]'
 
 bench: peers

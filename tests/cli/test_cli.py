@@ -19,7 +19,7 @@ from isogrid.data import parse
 from isogrid.models import build
 from isogrid.study.spec import Spec
 
-COMMANDS = ("run", "attack", "report", "list")
+COMMANDS = ("run", "attack", "certify", "report", "list")
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -40,7 +40,7 @@ def test_list_names_the_registries(capsys):
     code, out, _ = call(capsys, "list", "--json")
     found = json.loads(out)
     assert code == 0
-    assert set(found) == {"data", "models", "methods", "attacks", "composed attacks", "presets"}
+    assert set(found) == {"data", "models", "methods", "attacks", "composed attacks", "certificates", "presets"}
     assert {"fgs", "rfgs", "pgd", "deepfool", "cw"} <= set(found["attacks"])
     assert {"quick", "paper-mnist", "paper-cifar"} == set(found["presets"])
     assert all(line for kind in found.values() for line in kind.values())

@@ -160,7 +160,8 @@ def torus_norm(operation: Convolution, kernel: Tensor, shape: tuple[int, ...]) -
     reach = [d * (k - 1) for k, d in zip(kernel.shape[2:], operation.dilation, strict=True)]
     sizes = [n + r for n, r in zip(shape[1:], reach, strict=True)]
     spread = kernel.new_zeros(*kernel.shape[:2], *[r + 1 for r in reach])
-    spread[(..., *[slice(None, None, d) for d in operation.dilation])] = kernel
+    apart = (slice(None), slice(None), *(slice(None, None, d) for d in operation.dilation))
+    spread[apart] = kernel
     places = tuple(range(2, kernel.dim()))
     transfer = torch.fft.fftn(spread, s=sizes, dim=places).flatten(2).permute(2, 0, 1)  # [frequencies, out, in / groups]
     parts = transfer.reshape(len(transfer), operation.groups, -1, transfer.shape[2])

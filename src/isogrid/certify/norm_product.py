@@ -24,7 +24,6 @@ class NormProduct(Certifier):
     """The margin over the product of the layers' norms: in l2 of the spectral ones, in linf the norm of the product of absolute matrices.
     What logits read of the input directly is taken as it is: of an affine model the radius is the distance.
 
-
     Source: Szegedy et al. 2014; Hein & Andriushchenko 2017; PAPER, theory 4. The weakest certificate, and the one that the paper's theorem
     on sparsity speaks of.
     """
@@ -34,9 +33,7 @@ class NormProduct(Certifier):
     def search(self, problem: Problem) -> Found:
         everywhere = Everywhere(graph=problem.graph)
         kind = "spectral" if problem.norm is L2 else "absolute"
-        terms = {
-            label: everywhere.terms(margin_rows(problem.graph, torch.tensor([label]))[0], kind) for label in problem.y.unique().tolist()
-        }
+        terms = {label: everywhere.terms(margin_rows(problem.graph, torch.tensor([label]))[0], kind) for label in set(problem.y.tolist())}
         direct, slant = (torch.stack([terms[label][part] for label in problem.y.tolist()]) for part in (0, 1))
 
         def critical(rows: Tensor, radius: Tensor) -> Tensor:

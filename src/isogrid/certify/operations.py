@@ -250,9 +250,8 @@ class Move(Operation):
             return list(torch.autograd.grad(self.function(*points), points, A, create_graph=A.requires_grad))
 
     def absolute(self) -> Operation:
-        if self.offset is None:
-            return self
-        return replace(self, function=lambda *values: self.function(*values) - self.offset, offset=None)
+        offset = self.offset
+        return self if offset is None else replace(self, function=lambda *values: self.function(*values) - offset, offset=None)
 
     def shift(self, A: Tensor) -> Tensor | None:
         return None if self.offset is None else _flat(A, self.offset)

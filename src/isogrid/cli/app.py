@@ -221,3 +221,34 @@ def attack(
         model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed, audit=audit,
         device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
     )  # fmt: skip
+
+
+@app.command()
+def certify(
+    model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program or TorchScript.")],
+    data: Annotated[str, typer.Option(help="mnist-5k, digits, a .npz, a folder ...")] = "mnist-5k",
+    weights: Annotated[str | None, typer.Option(help="The network's weights (.safetensors).")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
+    norm: Annotated[str, typer.Option(help="linf, l2, or both with a comma.")] = "linf,l2",
+    methods: Annotated[str, typer.Option(help="Certificates with commas, of which the best counts (`isogrid list`).")] = "crown",
+    eps: Annotated[float | None, typer.Option(help="Only decide at this size of perturbation; without it, radii.")] = None,
+    exact: Annotated[
+        float | None, typer.Option(help="Search what is still open completely, for so many seconds a sample.", metavar="SECONDS")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many test samples.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample ends (Parquet).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """What can be proved of one trained model: certified radii beside attacked ones, or verdicts at one eps.
+
+    Example:
+
+        isogrid certify --model lenet-300-100 --weights net.safetensors --norm linf --eps 0.1 --exact 5
+    """
+    from isogrid.cli.certifying import certify_model
+
+    certify_model(
+        model=model, data=data, weights=weights, classes=classes, norms=norm, methods=methods, eps=eps, exact=exact, samples=samples,
+        seed=seed, out=out, as_json=as_json, console=out_console, progress_console=err_console,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 from isogrid.attacks import ATTACKS, COMPOSED
+from isogrid.certify import CERTIFICATES
 from isogrid.cli.attack_flags import USES
 from isogrid.data import DATA
 from isogrid.models import MODELS
@@ -20,6 +21,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "methods": {name: _first_line(cls) for name, cls in PRUNERS.items()},
         "attacks": {name: _first_line(cls) for name, cls in ATTACKS.items()},
         "composed attacks": {name: f"{_first_line(cls).rstrip('.')}: as {USES[name]}" for name, cls in COMPOSED.items()},
+        "certificates": {name: _first_line(cls) for name, cls in CERTIFICATES.items()},
         "presets": {name: _describe(Spec.preset(name)) for name in PRESETS},
     }
 

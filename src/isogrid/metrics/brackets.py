@@ -13,19 +13,20 @@ import numpy as np
 from isogrid.core.norms import allowed
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 EXACT = 0.01
 """Ends that differ by at most this share of the upper one count as one: the distance is known."""
 
 
-def certified(lower: Array, upper: Array, eps: float) -> Array:
+def certified(lower: Array, upper: Array, eps: float) -> Bools:
     """bool [N]: proved robust at eps; a misclassified sample (upper end 0) is not, whatever its radius."""
-    found: Array = (lower >= eps) & (upper > 0)
+    found: Bools = (lower >= eps) & (upper > 0)
     return found
 
 
-def unbroken(upper: Array, eps: float) -> Array:
+def unbroken(upper: Array, eps: float) -> Bools:
     """bool [N]: no attack reached it within eps."""
-    found: Array = upper > allowed(eps)
+    found: Bools = upper > allowed(eps)
     return found
 
 
@@ -36,9 +37,9 @@ def tightness(lower: Array, upper: Array) -> Array:
     return found
 
 
-def known(lower: Array, upper: Array) -> Array:
+def known(lower: Array, upper: Array) -> Bools:
     """bool [N]: the ends differ by EXACT at most, or agree that there is no perturbation."""
-    found: Array = (upper == lower) | (lower >= upper * (1 - EXACT))
+    found: Bools = (upper == lower) | (lower >= upper * (1 - EXACT))
     return found
 
 

@@ -98,7 +98,7 @@ def _warning(studies: Sequence[Tables]) -> str:
 
 
 def _claims(lines: Sequence[Entry]) -> list[tuple[int, str, list[ClaimRow | None]]]:
-    judged = [{claim.number: claim for claim in claim_rows(line.source, line.arm)} for line in lines]
+    judged = [{claim.number: claim for claim in claim_rows(line.source, line.arm) if claim.end == "attacked"} for line in lines]
     return [(number, CLAIMS.get(number, ""), [one.get(number) for one in judged]) for number in sorted({k for one in judged for k in one})]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from isogrid.core.files import write_text
-from isogrid.report import figures, gallery, grids, matrices
+from isogrid.report import brackets, figures, gallery, grids, matrices, mechanism
 from isogrid.report.advice import Advice, advice, headline, marks
 from isogrid.report.captions import counted_over
 from isogrid.report.checks import check_rows
@@ -27,6 +27,9 @@ from isogrid.study.results import Group
 from isogrid.verdicts.arm import Arm
 
 HERE = Path(__file__).parent
+_BRACKETS = (
+    "An attack shows that a perturbation of some size is enough, a certificate proves that none below some size is: the truth lies between."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,9 @@ class Part:
     claims: tuple[ClaimRow, ...]
     blocks: tuple[Block, ...]
     frontier: Frontier
+    brackets: brackets.BracketTable | None
+    mechanism: tuple[mechanism.MechanismRow, ...]
+    mechanism_text: str
     galleries: tuple[Mapping[str, Any], ...]
 
 
@@ -199,6 +205,9 @@ def _part(study: Tables, arm: Arm, out: Path, numbers: Numbering, pictures: list
         claims=tuple(claim for claim in claim_rows(study, arm) if claim.verdict != "not applicable"),
         blocks=tuple(_blocks(study, arm, slug, out, numbers)),
         frontier=frontier(study, arm, marks(found)),
+        brackets=brackets.bracket_table(study, arm),
+        mechanism=mechanism.mechanism_rows(study, arm),
+        mechanism_text=mechanism.summary(study, arm),
         galleries=tuple(_gallery(one) for one in pictures),
     )
 
@@ -217,6 +226,7 @@ def _blocks(study: Tables, arm: Arm, slug: str, out: Path, numbers: Numbering) -
         drawings = [one(study, arm, group, out) for group in groups if group.norm == norm for one in draw]
         yield from block(norm, f"Robustness under {norm_label(norm)} attacks", drawings)
     yield from block("accuracy", "Accuracy without attack", [figures.accuracy(study, arm, out), figures.per_class(study, arm, out)])
+    yield from block("bracket", "Between certificate and attack", list(brackets.drawings(study, arm, out)), _BRACKETS)
     yield from block("theory", "Theory and exact optimum", list(matrices.theory(study, arm, out)), matrices.assumption(study, arm))
     moved = [matrices.transfer(study, arm, one, out) for one in study.summary.transfer if one.arm == arm]
     yield from block("transfer", "Transfer between levels", moved)

@@ -12,10 +12,12 @@ from rich.text import Text
 
 from isogrid.report import grids
 from isogrid.report.advice import advice, headline, marks
+from isogrid.report.brackets import bracket_table
 from isogrid.report.captions import counted_over
 from isogrid.report.checks import audit_line
 from isogrid.report.figures import headline as strongest
 from isogrid.report.frontier import Cell, Column, Frontier, frontier
+from isogrid.report.mechanism import mechanism_rows
 from isogrid.report.recommendation import sentences
 from isogrid.report.tables import Tables, read_tables
 from isogrid.report.verdicts import claim_rows
@@ -58,6 +60,7 @@ def print_summary(folder: Path, console: Console) -> None:
                 console.print(Text("  " + ", ".join(f"{_SYMBOLS[state]} {state}: {why}" for state, why in table.states), style="dim"))
         else:
             console.print(Text(f"{study.title(arm)}: no level was measured", style="red"))
+        _print_brackets(study, arm, console)
         _print_claims(study, arm, console)
         console.print(Text.assemble(("  Recommendation  ", "bold"), headline(found)))
         told = [said for one in study.summary.recommendation if one.arm == arm for said in sentences(one)]
@@ -70,6 +73,27 @@ def print_summary(folder: Path, console: Console) -> None:
         console.print(
             Text(f"\n{len(failures)} task{'s' if len(failures) != 1 else ''} failed; what depends on them is missing.", style="red")
         )
+
+
+def _print_brackets(study: Tables, arm: Arm, console: Console) -> None:
+    found = bracket_table(study, arm)
+    if found is None:
+        return
+    why: dict[int, list[str]] = {}
+    for row in mechanism_rows(study, arm):
+        why.setdefault(row.level, []).append(f"{row.norm} {row.why}")
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=False)
+    shown.add_column("sparsity", justify="right", no_wrap=True, min_width=len("sparsity"))
+    for column in found.columns:
+        quantity, _, detail = column.partition(", ")
+        shown.add_column(Text.assemble(quantity, *(("\n", (detail, "dim")) if detail else ())), no_wrap=True)
+    for line in found.rows:
+        shown.add_row(line.sparsity, *line.cells)
+    console.print(Text(f"  {found.note}", style="dim"))
+    console.print(shown)
+    for level in (max(why),) if why else ():
+        for said in why[level]:
+            console.print(Padding(Text(f"at the sparsest level: {said}", style="dim"), (0, 0, 0, 2)))
 
 
 def _print_claims(study: Tables, arm: Arm, console: Console) -> None:

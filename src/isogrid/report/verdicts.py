@@ -49,6 +49,7 @@ class ClaimRow:
     arm: Arm
     model: str
     number: int
+    end: str
     title: str
     verdict: str
     sign: str
@@ -135,11 +136,12 @@ def claim_row(one: Verdict, model: str = "") -> ClaimRow:
     low, high = one.interval or (None, None)
     parts = [_share(part, one) for part in one.parts]
     return ClaimRow(
-        id=slugify("claim", one.data, one.model, one.objective, one.penalty, one.method, one.claim),
+        id=slugify("claim", one.data, one.model, one.objective, one.penalty, one.method, one.claim, one.end.replace("attacked", "")),
         arm=one.arm,
         model=model or one.model,
         number=one.claim,
-        title=CLAIMS[one.claim],
+        end=one.end,
+        title=CLAIMS[one.claim] + ("" if one.end == "attacked" else ", as far as is certified"),
         verdict=one.verdict,
         sign=sign,
         tone=tone,
@@ -162,7 +164,7 @@ def claim_rows(study: Tables, arm: Arm | None = None) -> list[ClaimRow]:
     """The claims of a study (of one arm), in the order of arms and claims."""
     order = {name: place for place, name in enumerate(study.arms)}
     rows = [claim_row(one, study.title(one.arm)) for one in study.claims if arm is None or one.arm == arm]
-    return sorted(rows, key=lambda one: (order.get(one.arm, len(order)), one.arm, one.number))
+    return sorted(rows, key=lambda one: (order.get(one.arm, len(order)), one.arm, one.number, one.end))
 
 
 def finding_rows(study: Tables) -> list[FindingRow]:

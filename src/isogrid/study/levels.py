@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from isogrid.study.axes import penalised_family
-from isogrid.study.cells import Cell
+from isogrid.study.cells import Cell, Certificate, Lipschitz
 from isogrid.study.plan import LevelPlan, Plan
 from isogrid.study.store import Entry, Store
-from isogrid.verdicts.records import Attacked, Family, Level
+from isogrid.verdicts.records import Attacked, Bracketed, Family, Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,18 @@ def read_levels(study: Plan, store: Store) -> list[Finished]:
             attacks={
                 cell.about.id: Attacked(about=cell.about, records=entries[id(cell)].records) for cell in plan.attacks if id(cell) in entries
             },
+            brackets={
+                (cell.norm, cell.domain): Bracketed(
+                    norm=cell.norm,
+                    domain=cell.domain,
+                    budgets=cell.eps,
+                    lower=entry.records["radius"].to_numpy(),
+                    upper=entry.records["upper"].to_numpy(),
+                )
+                for cell, entry in cells
+                if isinstance(cell, Certificate)
+            },
+            near=next((entry.records for cell, entry in cells if isinstance(cell, Lipschitz)), None),
         )
         found.append(Finished(plan=plan, level=level, cells=tuple(cells)))
     return found

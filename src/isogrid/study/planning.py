@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,24 @@ from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.registry import sources_of
 from isogrid.data import Split
 from isogrid.sparsity import prunable
-from isogrid.study.cells import Architecture, Attack, Audit, Cell, Data, Given, Substitute, Theory, Train, Transfer, about
+from isogrid.study.cells import (
+    Architecture,
+    Attack,
+    Audit,
+    Cell,
+    Certificate,
+    Data,
+    Given,
+    Lipschitz,
+    Substitute,
+    Theory,
+    Train,
+    Transfer,
+    about,
+)
 from isogrid.study.plan import LevelPlan, Network, Plan, TransferPlan
 from isogrid.study.rehearsal import rehearse
-from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
+from isogrid.study.spec import AttackSpec, BlackBoxSpec, LipschitzSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
 from isogrid.theory import linear_weights
 from isogrid.training import FitConfig
 from isogrid.training.layout import channels_last
@@ -194,6 +208,7 @@ class _Planner:
             if spec.blackbox is not None and (spec.blackbox.levels is None or level in spec.blackbox.levels):
                 found.append(self._substitute(spec.blackbox, train, seed))
             others = list(self._others(train, seed, level))
+        others += self._certificates(arm, train, seed, level, found) if attacked else []
         return LevelPlan(arm=arm, seed=seed, level=level, round=round_, train=train, attacks=tuple(found), others=tuple(others))
 
     def _attacks(self, arm: Arm, train: Train, seed: int) -> Iterator[Attack]:
@@ -239,9 +254,47 @@ class _Planner:
             gradients = sum(3 * about("", attack).gradients + 500 for attack in built)
             configs = tuple(attacks.config_of(attack) for attack in built)
             yield Audit(network=train, attacks=configs, samples=spec.audit.samples, gradients=gradients, **self.common)
+        if (why := spec.lipschitz) is not None and not self.network.linear and _asked(why.levels, why.seeds, level, seed):
+            yield self._lipschitz(why, train, seed)
         for further in spec.cells:
-            if (further.levels is None or level in further.levels) and (further.seeds is None or seed < further.seeds):
+            if _asked(further.levels, further.seeds, level, seed):
                 yield further.on(train, **self.common)
+
+    def _lipschitz(self, why: LipschitzSpec, train: Train, seed: int) -> Lipschitz:
+        reference = train
+        while reference.parent is not None:
+            reference = reference.parent
+        return Lipschitz(
+            network=train,
+            reference=None if reference is train else reference,
+            samples=why.samples,
+            radii={str(norm): radius for norm, radius in why.radii.items()},
+            draws=why.draws,
+            clever=why.clever,
+            seed=seed,
+            **self.common,
+        )
+
+    def _certificates(self, arm: Arm, train: Train, seed: int, level: int, found: Sequence[Attack | Substitute]) -> Iterator[Certificate]:
+        """One per norm, beside the attacks of the same threat; of the control at every round that is attacked."""
+        how = self.spec.certify
+        if how is None or self.network.linear or not _asked(None if arm.control else how.levels, how.seeds, level, seed):
+            return
+        if arm.control and not how.control:
+            return
+        for norm in how.norms:
+            alike = [cell for cell in found if isinstance(cell, Attack) and (cell.about.norm, cell.about.domain) == (norm, how.domain)]
+            budgets = how.eps.get(norm) or tuple(sorted({cell.about.eps for cell in alike if cell.about.eps is not None}))
+            yield Certificate(
+                network=train,
+                methods=how.methods,
+                norm=norm,
+                domain=how.domain,
+                samples=how.samples,
+                eps=budgets,
+                attacks=tuple(alike),
+                **self.common,
+            )
 
     def transfer(self, arm: Arm, chains: list[LevelPlan]) -> TransferPlan:
         """The matrix between the levels of the first seed of an arm."""
@@ -257,6 +310,11 @@ class _Planner:
             **self.common,
         )
         return TransferPlan(arm=arm, levels=tuple(level.level for level in chain), cell=cell)
+
+
+def _asked(levels: tuple[int, ...] | None, seeds: int | None, level: int, seed: int) -> bool:
+    """Whether a part of a specification asks for this level of this seed."""
+    return (levels is None or level in levels) and (seeds is None or seed < seeds)
 
 
 def _title(arm: Arm, seed: int, level: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from isogrid.audit.findings import PlacedCheck, PlacedFinding
 from isogrid.core.typed import Number
 from isogrid.verdicts.arm import Arm
-from isogrid.verdicts.results import Corner, Recommendation, Ridge
+from isogrid.verdicts.results import Corner, Mechanism, Recommendation, Ridge
 
 ENVELOPE, SHARED, THEORY = "envelope", "shared-envelope", "theory"
 """The minimum over all attacks of a threat, and over those alone that every level and the dense control met: what claims compare."""
@@ -149,6 +149,56 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """The mean of one end of the brackets of a level, with its 95 % crossed interval; NaN where more than 1 % of the ends are infinite."""
+
+    mean: Number
+    low: Number = math.nan
+    high: Number = math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """Accuracy at a budget, between what is certified and what no attack broke."""
+
+    eps: float
+    certified: Ends
+    attacked: Ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BracketPoint:
+    """One level: the true mean distance lies between `lower` and `upper` (misclassified samples count as 0), on the same n samples.
+
+    `tightness`: the median of lower / upper over samples that an attack broke; `exact`: the share whose ends agree. `curve`: (eps,
+    certified, unbroken) shares of all samples. Attacks of one budget say nothing below it: their curve is flat there.
+    """
+
+    level: int
+    sparsity: float
+    n: int
+    seeds: int
+    collapsed: bool = False
+    lower: Ends
+    upper: Ends
+    tightness: Number = math.nan
+    exact: float = 0.0
+    at: tuple[At, ...] = ()
+    curve: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bracket:
+    """Certified and attacked ends along the levels of one arm, or (`control`) of its dense control, in one norm and domain."""
+
+    arm: Arm
+    control: bool = False
+    norm: str
+    domain: str
+    points: tuple[BracketPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
     """An attack that finished on some pruned level: on how many samples, with which parameters."""
 
@@ -207,6 +257,8 @@ class Summary:
     curves: tuple[Curve, ...] = ()
     transfer: tuple[Matrix, ...] = ()
     grids: tuple[Grid, ...] = ()
+    brackets: tuple[Bracket, ...] = ()
+    mechanism: tuple[Mechanism, ...] = ()
     audit: tuple[PlacedFinding, ...] = ()
     audit_checks: tuple[PlacedCheck, ...] = ()
     recommendation: tuple[Recommendation, ...] = ()

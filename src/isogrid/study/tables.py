@@ -15,6 +15,7 @@ from isogrid.core.typed import plain
 from isogrid.engines import Event
 from isogrid.metrics.robustness import mean_distance, median_distance, metric_name
 from isogrid.study.auditing import audit_study
+from isogrid.study.brackets import brackets
 from isogrid.study.cells import Attack, Row
 from isogrid.study.curves import curves, envelopes
 from isogrid.study.grids import grids
@@ -25,6 +26,7 @@ from isogrid.study.store import Store
 from isogrid.verdicts.claims import judge
 from isogrid.verdicts.evidence import Evidence
 from isogrid.verdicts.measures import evidence_of
+from isogrid.verdicts.mechanism import mechanisms
 from isogrid.verdicts.recommendation import recommend
 from isogrid.verdicts.records import Family, Level, Threat
 
@@ -42,7 +44,9 @@ def write_tables(study: Plan, store: Store, failures: Sequence[Event] = ()) -> N
     _write_timings(study, store)
     evidence = [evidence_of(family) for family in grouped]
     tolerance = study.spec.tolerance.model_dump()
-    write_json(store.root / "claims.json", plain(judge(evidence, tolerance)))
+    proved = [evidence_of(family, end="certified") for family in grouped if any(level.brackets for level in family.pruned.values())]
+    certified = [one for one in judge(proved, tolerance) if one.verdict != "not applicable"]
+    write_json(store.root / "claims.json", plain([*judge(evidence, tolerance), *certified]))
     write_json(store.root / "summary.json", plain(_summary(study, store, levels, grouped, evidence, failures)))
     _write_gallery(study, levels, store)
 
@@ -109,6 +113,8 @@ def _summary(
             if store.finished(one.cell.key)
         ),
         grids=tuple(grids(study, grouped)),
+        brackets=tuple(one for family in grouped for one in brackets(family)),
+        mechanism=tuple(one for family in grouped for one in mechanisms(family)),
         audit=findings,
         audit_checks=checks,
         recommendation=tuple(recommend(evidence, spec.tolerance.model_dump())),

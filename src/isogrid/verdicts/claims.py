@@ -47,6 +47,7 @@ def _written(contrast: Contrast, adjusted: tuple[float, float] | None, alpha: fl
         penalty=arm.penalty,
         method=arm.pruner,
         claim=contrast.claim,
+        end=contrast.evidence.end,
         verdict=verdict,
         statement=statement(contrast, verdict, said, alpha),
         parts=(*(_share(part, "primary", alpha) for part in parts), *(_share(part, "secondary", alpha) for part in contrast.secondary)),

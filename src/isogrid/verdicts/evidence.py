@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isogrid.metrics.robustness import void_share
 from isogrid.metrics.statistics import complete_seeds, impute_failures
 from isogrid.verdicts.arm import Arm
-from isogrid.verdicts.results import Quantity
+from isogrid.verdicts.results import End, Quantity
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -95,6 +95,7 @@ class Evidence:
     untouched dense reference. `correct` [S, L, N] 0 / 1: the clean prediction is right; all NaN where the level was not trained.
     `collapsed` [S, L]. `activations`: the evidence along the arm's penalties on activations, where there are some; there `sparsity` is the
     share of activations that are zero, and `penalties` says what a level is (`verdicts.records.Family`).
+    `end`: of the brackets that the measures are: what attacks reached, or what is certified.
     """
 
     arm: Arm
@@ -108,6 +109,7 @@ class Evidence:
     measures: tuple[Measure, ...] = ()
     penalties: Mapping[int, str] = field(default_factory=dict)
     activations: Evidence | None = None
+    end: End = "attacked"
 
     def __post_init__(self) -> None:
         _check("correct", self.correct, self.levels)

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from isogrid.metrics.brackets import certified
 from isogrid.metrics.robustness import saturated
 from isogrid.verdicts.evidence import Evidence, Measure
 from isogrid.verdicts.records import About, Attacked, Family, Level, Threat, threats
+from isogrid.verdicts.results import End
 
 Array = np.ndarray[Any, Any]
 ENVELOPE, SHARED = "envelope", "shared envelope"
 """The per-sample minimum over all attacks of a threat, and that over the attacks that all levels and the dense control have in common."""
+CERTIFICATE = "certificate"
+"""What is certified, in the place of an attack."""
 STRENGTH = {ENVELOPE: 1001, SHARED: 1000}
 """A minimum over attacks is stronger than any of them."""
 
@@ -42,8 +46,8 @@ def _distance(attack: Attacked) -> Array:
     return attack.records["distance"].to_numpy()
 
 
-def evidence_of(family: Family, choose: Callable[[Iterable[Measure]], Iterable[Measure]] = tuple) -> Evidence:
-    """Everything that one model of a study can say about the claims, by the measures that `choose` keeps: all of them."""
+def evidence_of(family: Family, choose: Callable[[Iterable[Measure]], Iterable[Measure]] = tuple, *, end: End = "attacked") -> Evidence:
+    """Everything that one model of a study can say about the claims at one end of the brackets, by the measures that `choose` keeps: all."""
     count = len(next(iter(family.pruned.values())).clean)
     levels, control_levels = family.levels, family.control_levels
 
@@ -60,9 +64,10 @@ def evidence_of(family: Family, choose: Callable[[Iterable[Measure]], Iterable[M
         collapsed=collapsed.astype(bool),
         control_levels=control_levels,
         control_correct=_stack(family, family.control, control_levels, correct, count) if control_levels else None,
-        measures=tuple(choose(measures(family))),
+        measures=tuple(choose(measures(family) if end == "attacked" else certified_measures(family))),
+        end=end,
         penalties=family.penalties,
-        activations=None if family.penalised is None else evidence_of(family.penalised),
+        activations=None if family.penalised is None else evidence_of(family.penalised, end=end),
     )
 
 
@@ -85,6 +90,28 @@ def measures(family: Family) -> Iterator[Measure]:
         common, controlled = shared(family, threat)
         if len(common.ids) > 1:
             yield from _envelopes(family, common, ENVELOPE if set(common.ids) == set(threat.ids) else SHARED, controlled=controlled)
+
+
+def certified_measures(family: Family) -> Iterator[Measure]:
+    """What is certified, as figures of robustness: accuracy at every budget, and radii.
+
+    A norm with budgets of its own kind (linf) has the accuracies too; the names of measures tell norm, domain and budget.
+    """
+    threats_ = {place: one for found in family.pruned.values() for place, one in found.brackets.items()}
+    controlled = any(found.brackets for found in family.control.values())
+    for (norm, domain), example in threats_.items():
+        name = f"{CERTIFICATE}-{norm}-{domain}"
+        told: dict[str, Any] = {"name": CERTIFICATE, "norm": norm, "domain": domain, "role": "strong", "gradients": 0.0, "strength": 1}
+        for eps in (*example.budgets, None):
+
+            def pick(level: Level, eps: float | None = eps, place: tuple[str, str] = (norm, domain)) -> Array | None:
+                one = level.brackets.get(place)
+                if one is None:
+                    return None
+                return one.radius if eps is None else certified(one.lower, one.upper, eps).astype(np.float64)
+
+            about = About(id=name if eps is None else f"{name}@{eps:g}", eps=eps, **told)
+            yield _measure(family, about, pick, len(example.lower), controlled=controlled)
 
 
 def shared(family: Family, threat: Threat) -> tuple[Threat, bool]:

@@ -53,9 +53,29 @@ class Attacked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bracketed:
+    """Certified radii of one level in one norm and domain, beside what attacks reached: per sample `lower` and `upper` [N].
+
+    `budgets`: at which certified accuracy is told.
+    """
+
+    norm: str
+    domain: str
+    budgets: tuple[float, ...]
+    lower: np.ndarray[Any, np.dtype[np.float64]]
+    upper: np.ndarray[Any, np.dtype[np.float64]]
+
+    @property
+    def radius(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The lower ends, 0 for misclassified samples."""
+        return np.where(self.upper > 0, self.lower, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """One finished level of an arm: the metrics and per-sample predictions of its network, the attacks that it is to have, and those that
-    have finished. `round`: how many rounds of training the network has had after the dense reference.
+    have finished. `round`: how many rounds of training the network has had after the dense reference. `brackets`: by norm and domain.
+    `near`: margins, slopes and Lipschitz constants near samples, a row each, with the norm at the end of every column's name.
     """
 
     arm: Arm
@@ -66,6 +86,8 @@ class Level:
     clean: pd.DataFrame
     planned: tuple[About, ...]
     attacks: dict[str, Attacked]
+    brackets: Mapping[tuple[str, str], Bracketed] = field(default_factory=dict)
+    near: pd.DataFrame | None = None
 
     @property
     def correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -16,6 +16,8 @@ from isogrid.verdicts.arm import Arm
 
 CONFIDENCE = 0.9
 """Of the two-sided intervals beside the verdicts: both ends are one-sided 95 % limits, so a verdict and its interval agree."""
+End = Literal["attacked", "certified"]
+"""The two ends of a bracket: an attack's distance is never below the true one, a certificate's never above."""
 Said = Literal["supported", "contradicted", "undecided", "no control", "not applicable"]
 
 
@@ -105,13 +107,14 @@ class Penalised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(OfArm):
-    """The verdict on one claim. `effect`, `interval`: of the share `effect_of`, the one that is hardest to establish.
+    """The verdict on one claim, at one `end` of the brackets. `effect`, `interval`: of the share `effect_of`, the hardest to establish.
 
     `p`, `p_holm`: for; `p_against`, `p_against_holm`; None where nothing was judged. `statement`, `control`, `reason`: in words, for
     readers of claims.json. `penalised`: what the levels are, where they are no levels of pruning (claim 4).
     """
 
     claim: int
+    end: End = "attacked"
     verdict: Said
     statement: str = ""
     parts: tuple[Share, ...] = ()
@@ -202,6 +205,42 @@ class Ridge:
     penalty: str
     gain: Change | None = None
     decided: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A relative change of a geometric mean over samples, 0.1 for a tenth more, with its interval (`CONFIDENCE`, two-sided)."""
+
+    effect: Number
+    low: Number
+    high: Number
+
+    @property
+    def moved(self) -> Literal["rose", "fell", "open"]:
+        """Whether the interval lies on one side of no change."""
+        return "rose" if self.low > 0 else "fell" if self.high < 0 else "open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mechanism(OfArm):
+    """Why a level is as robust as it is, against the dense reference, on the samples that both classify correctly.
+
+    distance = margin / slope * rest, so the three changes multiply to that of the distance: `margin` of g_y - g_k to the class k whose
+    linearised boundary is closest, `slope` = ||grad (g_y - g_k)||_q there, `rest` is what curvature (and the box) makes of their quotient.
+    `local`: of the bound on every such slope in a ball around the sample. `distance`, `rest`: None where no minimum-norm attack ran.
+    """
+
+    norm: str
+    domain: str = ""
+    level: int
+    sparsity: float
+    margin: Ratio
+    slope: Ratio
+    local: Ratio | None = None
+    distance: Ratio | None = None
+    rest: Ratio | None = None
+    n: int = 0
+    seeds: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

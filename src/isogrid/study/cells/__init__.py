@@ -11,13 +11,15 @@ from isogrid.study.cells import base
 from isogrid.study.cells.attack import Attack, about
 from isogrid.study.cells.audit import Audit
 from isogrid.study.cells.base import Cell, Result, Row
+from isogrid.study.cells.certificate import Certificate
 from isogrid.study.cells.data import Data
+from isogrid.study.cells.lipschitz import Lipschitz
 from isogrid.study.cells.substitute import Substitute
 from isogrid.study.cells.theory import Theory
 from isogrid.study.cells.train import Architecture, Given, Train
 from isogrid.study.cells.transfer import Transfer
 
-KINDS: dict[str, type[Cell]] = {cls.kind: cls for cls in (Data, Train, Attack, Substitute, Theory, Transfer, Audit)}
+KINDS: dict[str, type[Cell]] = {cls.kind: cls for cls in (Data, Train, Attack, Substitute, Theory, Certificate, Lipschitz, Transfer, Audit)}
 
 
 def kind_of(name: object) -> type[Cell]:
@@ -56,8 +58,10 @@ __all__ = [
     "Attack",
     "Audit",
     "Cell",
+    "Certificate",
     "Data",
     "Given",
+    "Lipschitz",
     "Result",
     "Row",
     "Substitute",

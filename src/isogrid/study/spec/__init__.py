@@ -15,6 +15,7 @@ from isogrid.study.spec.parts import (
 from isogrid.study.spec.pruner import PrunerSpec, rounds_of
 from isogrid.study.spec.reading import PRESETS, preset_data, read_yaml
 from isogrid.study.spec.study import DEFAULT_ATTACKS, Spec
+from isogrid.study.spec.theory import CertifySpec, LipschitzSpec
 
 __all__ = [
     "DEFAULT_ATTACKS",
@@ -23,8 +24,10 @@ __all__ = [
     "AuditSpec",
     "BlackBoxSpec",
     "CellSpec",
+    "CertifySpec",
     "ControlSpec",
     "DataSpec",
+    "LipschitzSpec",
     "ModelSpec",
     "PrunerSpec",
     "Spec",

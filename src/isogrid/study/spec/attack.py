@@ -14,7 +14,7 @@ from isogrid.attacks.naming import attack_id, with_eps
 from isogrid.core.errors import InputError
 from isogrid.study.spec.part import WITHOUT_SOURCES, Part
 
-TAKEN = {*attacks.ATTACKS, *attacks.COMPOSED, "envelope", "theory", "substitute"}
+TAKEN = {*attacks.ATTACKS, *attacks.COMPOSED, "envelope", "theory", "substitute", "certificate", "lipschitz"}
 """Names that mean something else in tables."""
 
 

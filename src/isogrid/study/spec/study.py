@@ -25,6 +25,7 @@ from isogrid.study.spec.parts import (
 )
 from isogrid.study.spec.pruner import PrunerSpec, rounds_of
 from isogrid.study.spec.reading import explain, preset_data, read_yaml
+from isogrid.study.spec.theory import CertifySpec, LipschitzSpec
 from isogrid.training import OBJECTIVES, PENALTIES, EarlyStop, OptimizerConfig
 
 DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = (
@@ -59,6 +60,8 @@ class Spec(Part):
     transfer: TransferSpec | None = None
     blackbox: BlackBoxSpec | None = None
     audit: AuditSpec | None = None
+    certify: CertifySpec | None = None
+    lipschitz: LipschitzSpec | None = None
     cells: tuple[CellSpec, ...] = ()
     seeds: int = Field(3, ge=1, le=1000)
     tolerance: ToleranceSpec = ToleranceSpec()
@@ -137,6 +140,8 @@ class Spec(Part):
         named += [("blackbox.levels", self.blackbox.levels or (), "levels", deepest)] if self.blackbox is not None else []
         named += [("audit.levels", self.audit.levels, "levels", deepest)] if self.audit is not None else []
         named += [("cells.levels", cell.levels or (), "levels", deepest) for cell in self.cells]
+        for field, part in (("certify.levels", self.certify), ("lipschitz.levels", self.lipschitz)):
+            named += [(field, part.levels or (), "levels", deepest)] if part is not None else []
         for field, numbers, what, last in named:
             for number in numbers:
                 if not 0 <= number <= last:
@@ -221,6 +226,8 @@ PARTS: dict[str, type] = {
     "transfer": TransferSpec,
     "blackbox": BlackBoxSpec,
     "audit": AuditSpec,
+    "certify": CertifySpec,
+    "lipschitz": LipschitzSpec,
     "tolerance": ToleranceSpec,
     "optimizer": OptimizerConfig,
     "early_stop": EarlyStop,
