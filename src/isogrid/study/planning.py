@@ -11,6 +11,7 @@ import torch
 
 from isogrid import attacks, models
 from isogrid.attacks.driver.base import as_classifier, check_samples
+from isogrid.certify import read_graph
 from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.registry import sources_of
 from isogrid.data import Split
@@ -83,6 +84,8 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
                 rehearse(network, split, training, pruner, given=model.weights is not None)
     if spec.blackbox is not None:
         _check_substitute(spec.blackbox, split)
+    if architecture.source and (spec.certify is not None or spec.lipschitz is not None):
+        read_graph(network, split.test.x[:8])  # those that isogrid ships can be read
     return Network(
         spec=model,
         data=data,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from isogrid.attacks.records import to_numpy
 from isogrid.certify import read_graph
 from isogrid.certify.ball import Ball
-from isogrid.certify.bounds import Bounder
+from isogrid.certify.bounds import Bounder, margin_rows
 from isogrid.certify.fast_lip import margin_gradients, stable_share
 from isogrid.certify.graph import Graph, replaced
 from isogrid.certify.lipschitz import Everywhere
@@ -73,7 +73,7 @@ class Lipschitz(Cell):
         frame = pd.DataFrame({"sample": np.arange(test.n)})
         right = graph(test.x.double()).argmax(1) == test.y
         for norm, radius in sorted(self.radii.items()):
-            for name, values in _near(network, graph, test, norm, radius).items():
+            for name, values in _near(network, everywhere, test, norm, radius).items():
                 frame[f"{name}_{norm}"] = to_numpy(values)
             rows += [
                 _row(f"median_{name}", frame.loc[to_numpy(right), f"{name}_{norm}"].median(), norm, radius) for name in ("local", "stable")
@@ -157,8 +157,14 @@ def _pairs(graph: Graph) -> Tensor:
     return units[first] - units[second]
 
 
-def _near(network: nn.Module, graph: Graph, test: Samples, norm: str, radius: float) -> dict[str, Tensor]:
-    """Per sample: gap and slope of the closest class, the largest local constant and the share of stable units in the ball."""
+def _near(network: nn.Module, everywhere: Everywhere, test: Samples, norm: str, radius: float) -> dict[str, Tensor]:
+    """Per sample: gap and slope of the closest class, the largest local constant and the share of stable units in the ball.
+
+    A local constant is bounded by Fast-Lip and by what holds everywhere: the smaller one.
+    """
+    graph = everywhere.graph
+    rows = margin_rows(graph, test.y)
+    anywhere = everywhere.constants(rows.flatten(0, 1), "spectral" if norm == "l2" else "absolute").view(rows.shape[:2])
     first = linearise(network, test.x, test.y, norm)
     around = Ball(x=test.x.double(), radius=torch.full((test.n,), radius, dtype=torch.float64), norm=NORMS[norm])
     local, stable = [], []
@@ -166,7 +172,7 @@ def _near(network: nn.Module, graph: Graph, test: Samples, norm: str, radius: fl
     for start in range(0, test.n, 64):
         part = slice(start, start + 64)
         sweep = bounder.sweep(around.take(part), "lines")
-        local.append(margin_gradients(sweep, test.y[part]).sizes(NORMS[norm]).amax(1))
+        local.append(torch.minimum(margin_gradients(sweep, test.y[part]).sizes(NORMS[norm]), anywhere[part]).amax(1))
         stable.append(stable_share(sweep))
     return {"gap": first.gap, "slope": first.slope, "local": torch.cat(local), "stable": torch.cat(stable)}
 
