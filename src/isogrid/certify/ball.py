@@ -12,9 +12,9 @@ from torch import Tensor
 from isogrid.core.norms import L2, Norm, rows as per_row
 
 _STEPS: Final = 6  # fixed-point steps for the multiplier of a ball within a box; any value of it gives a bound
-_HALVINGS: Final = 40  # at most, of the bracket around a critical radius
+_STEPS_MOST: Final = 40  # of the search for a critical radius
 _TINY: Final = 1e-30  # stands for zero in a denominator
-_CLOSE: Final = 1e-7  # relative width of that bracket, below which it is left
+_CLOSE: Final = 1e-7  # relative length of a step, below which it is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,33 +95,32 @@ class Ball:
         domain). From below: what is returned fulfils the inequality up to float64's rounding.
         """
         height = value + self.centre(A)
-        if self.free:
-            slope = self.drop(A, torch.ones_like(height))[0] + slant
-            top = height.clamp_min(0)
-            root = 2 * top / (slope + (slope.square() + 4 * curve * top).sqrt())
-            return torch.where(height > 0, torch.where(slope + curve > 0, root, math.inf), -1.0)
-        return self._bracketed(A, height, curve, slant)
+        slope = replace(self, low=-math.inf, high=math.inf).drop(A, torch.ones_like(height))[0] + slant
+        top = height.clamp_min(0)
+        root = 2 * top / (slope + (slope.square() + 4 * curve * top).sqrt())
+        root = torch.where(height > 0, torch.where(slope + curve > 0, root, math.inf), -1.0)
+        return root if self.free else self._boxed(A, height, curve, slant, root)
 
-    def _bracketed(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float) -> Tensor:
-        """`critical` in a box: the bracket [low, high] shrinks by the false position, halved where that is lopsided (Illinois)."""
+    def _boxed(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float, root: Tensor) -> Tensor:
+        """`critical` in a box: Newton's steps from the free domain's `root`, which is too large by rounding at most.
 
-        def left(radius: Tensor) -> Tensor:
-            return height - self.drop(A, radius)[0] - slant * radius - curve * radius.square()
-
-        low, high = torch.zeros_like(height), self.reach()[:, None].expand_as(height).clone()
-        at_low, at_high = height.clone(), left(high)
-        whole = at_high >= 0
-        for _ in range(_HALVINGS):
-            if bool(((high - low <= _CLOSE * high) | whole | (height <= 0)).all()):
+        What is left of the height is convex and falls with the radius, so that steps from below stay below.
+        """
+        whole = self.reach()[:, None].expand_as(height)
+        low, radius = torch.zeros_like(height), torch.minimum(root.clamp_min(0), whole)
+        done = height <= 0
+        for _ in range(_STEPS_MOST):
+            drop, slope = self.drop(A, radius)
+            left = height - drop - slant * radius - curve * radius.square()
+            low = torch.where(left >= 0, torch.maximum(low, radius), low)
+            step = left / (slope + slant + 2 * curve * radius).clamp_min(_TINY)
+            short = _CLOSE * torch.where(left >= 0, step, radius)  # on the safe side of the root, where rounding left it on the other
+            following = torch.minimum((radius + step - short).clamp_min(0), whole)
+            done = done | ((left >= 0) & (following - radius <= _CLOSE * radius))
+            if bool(done.all()):
                 break
-            share = (at_low / (at_low - at_high).clamp_min(1e-300)).clamp(0.02, 0.98)
-            middle = low + share * (high - low)
-            found = left(middle)
-            fine = found >= 0
-            at_high = torch.where(fine, at_high / 2, found)
-            at_low = torch.where(fine, found, at_low / 2)
-            low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
-        return torch.where(height > 0, torch.where(whole, math.inf, low), -1.0)
+            radius = torch.where(done, radius, following)
+        return torch.where(height > 0, torch.where(low >= whole, math.inf, low), -1.0)
 
 
 def _cut(size: Tensor, room: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
