@@ -47,7 +47,7 @@ def _distance(attack: Attacked) -> Array:
 
 
 def evidence_of(family: Family, choose: Callable[[Iterable[Measure]], Iterable[Measure]] = tuple, *, end: End = "attacked") -> Evidence:
-    """Everything that one model of a study can say about the claims at one end of the brackets, by the measures that `choose` keeps: all."""
+    """All that one model of a study can say about the claims at one end of the brackets, by the measures that `choose` keeps: all."""
     count = len(next(iter(family.pruned.values())).clean)
     levels, control_levels = family.levels, family.control_levels
 
