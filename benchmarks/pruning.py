@@ -64,7 +64,7 @@ def specification(name: str) -> Spec:
             "control": {"rounds": [1, *(CHAINED.values() if chains else ())]},
             "attacks": [
                 {"name": "apgd-t", "eps": EPS, "steps": 20, "targets": 3},
-                {"name": "apgd-t", "eps": EPS, "steps": 20, "targets": 5, "backward": "leaky", "survivors": True},
+                {"name": "apgd-t", "eps": EPS, "steps": 100, "targets": 9, "restarts": 2, "backward": "leaky", "survivors": True},
                 {"name": "ddn", "converge": True},
                 {"name": "ddn", "converge": True, "backward": "leaky"},
             ],
@@ -98,7 +98,13 @@ def figures(folder: Path) -> pd.DataFrame:
 
 def markdown(tables: dict[str, pd.DataFrame], source: str) -> str:
     """The page."""
-    lines = ["# Every way to make it sparse, under one protocol", "", *(__doc__ or "").strip().splitlines()[2:7], ""]
+    protocol = (__doc__ or "").strip().splitlines()[2:7]
+    settings = {"EPOCHS": EPOCHS, "RETRAIN": RETRAIN}
+    told = [
+        " ".join(str(settings.get(word, word)) for word in line.split()).replace("RATE is", f"their rate, {RATE:.4f}, is")
+        for line in protocol
+    ]
+    lines = ["# Every way to make it sparse, under one protocol", "", *told, ""]
     lines += [
         f"Written by `benchmarks/pruning.py` at {source}. ± is the standard error over {SEEDS} seeds; cost: CPU seconds of training",
         "after the dense reference, per seed. r∞ and r₂ are those of the envelope.",
