@@ -64,7 +64,7 @@ def specification(name: str) -> Spec:
             "control": {"rounds": [1, *(CHAINED.values() if chains else ())]},
             "attacks": [
                 {"name": "apgd-t", "eps": EPS, "steps": 20, "targets": 3},
-                {"name": "apgd-t", "eps": EPS, "steps": 100, "targets": 9, "restarts": 2, "backward": "leaky", "survivors": True},
+                {"name": "apgd-t", "eps": EPS, "steps": 100, "targets": 9, "backward": "leaky", "survivors": True},
                 {"name": "ddn", "converge": True},
                 {"name": "ddn", "converge": True, "backward": "leaky"},
             ],
