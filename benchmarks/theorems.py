@@ -16,7 +16,7 @@ import pandas as pd
 
 from isogrid.core.files import write_text
 from isogrid.report.brackets import bracket_table
-from isogrid.report.mechanism import mechanism_rows
+from isogrid.report.mechanism import basis, mechanism_rows
 from isogrid.report.tables import Tables, read_tables
 from isogrid.report.verdicts import claim_rows
 from isogrid.report.words import CLAIMS, number, percent
@@ -185,8 +185,9 @@ def _masks(study: Tables) -> Iterator[str]:
         "With Bernoulli(1 - alpha_j) masks on W'_1 ... W'_{d-1} and the last layer dense, E L^k_2 <= ||w_y - w_k||_2 prod_j "
         "sqrt(1 - alpha_j) ||W'_j||_F, which falls in every alpha_j; and so does the bound by row sums (Monte Carlo). But the prediction "
         "gap shrinks too, and only gap / L counts. Three networks of the same densities per layer: the dense one under random masks, under "
-        "masks by magnitude, and the level itself, whose masks were learned and whose weights were retrained. `radius`: the median over "
-        "samples of margin over spectral product.\n"
+        "masks by magnitude, and the level itself, whose masks were learned and whose weights were retrained. `margin`, `radius` (margin "
+        "over spectral product): medians over the samples that the network gets right; at chance these are a tenth of the samples, and a "
+        "radius there is none of a classifier's.\n"
     )
     found = list(_lipschitz(study))
     for arm, of in found:
@@ -211,15 +212,15 @@ def _brackets(study: Tables) -> Iterator[str]:
 
 
 def _why(study: Tables) -> Iterator[str]:
-    yield "## Which of margin and Lipschitz constant moved\n"
+    yield "## Which of margin and slope moved\n"
     yield (
-        "Against the dense network, on the samples that both classify correctly: distance = margin / slope x rest, geometric means with "
-        "90 % intervals.\n"
+        "The slope is the gradient's dual norm at the sample, what the local Lipschitz constant comes to as the ball shrinks; `bound "
+        "nearby` is of what bounds every slope in the ball.\n"
     )
     found = [(arm, rows) for arm in study.arms if (rows := mechanism_rows(study, arm))]
     for arm, rows in found:
         lines = [
-            f"**{study.title(arm)}**:\n",
+            f"**{study.title(arm)}**. {basis(study, arm)}\n",
             "| norm | sparsity | distance | margin | slope | rest | bound nearby | why |",
             "|---|---|---|---|---|---|---|---|",
         ]

@@ -51,7 +51,7 @@ def test_factors_that_are_put_in_come_out(seeds):
         levels += [level(0, seed, gap, slope, distance), level(3, seed, 0.8 * gap, 0.5 * slope, 1.2 * distance)]
     (found,) = mechanisms(family(levels))
     assert (found.norm, found.level, found.n, found.seeds, found.domain) == ("l2", 3, N, seeds, "box")
-    for name, factor in (("margin", 0.8), ("slope", 0.5), ("local", 0.5), ("distance", 1.2), ("rest", 1.2 * 0.5 / 0.8)):
+    for name, factor in (("margin", 0.8), ("slope", 0.5), ("quotient", 1.6), ("local", 0.5), ("distance", 1.2), ("rest", 1.2 * 0.5 / 0.8)):
         ratio = getattr(found, name)
         assert ratio.effect == pytest.approx(factor - 1, abs=1e-12)
         assert ratio.low == pytest.approx(ratio.high)

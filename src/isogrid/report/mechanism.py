@@ -1,4 +1,4 @@
-"""Why a level is more or less robust, in words: which of margin and Lipschitz constant moved. Not here: the split itself."""
+"""Why a level is more or less robust, in words: which of margin and slope moved. Not here: the split itself."""
 
 from __future__ import annotations
 
@@ -45,34 +45,34 @@ def mechanism_rows(study: Tables, arm: Arm) -> tuple[MechanismRow, ...]:
 
 
 def why(one: Mechanism) -> str:
-    """Which of margin and slope moved, and which of them decides.
+    """Which of margin and slope moved, and which by more, as far as either is told from chance.
 
     The slope is the gradient's dual norm at the sample, what a local Lipschitz constant comes to as the ball shrinks. Where their quotient
     has one direction and the distance another, curvature did the rest.
 
     >>> up, down = Ratio(effect=0.2, low=0.1, high=0.3), Ratio(effect=-0.4, low=-0.5, high=-0.3)
     >>> less, still = Ratio(effect=-0.2, low=-0.3, high=-0.1), Ratio(effect=0.0, low=-0.1, high=0.1)
-    >>> why(Mechanism(norm="l2", level=1, sparsity=0.5, margin=less, slope=down, distance=up, rest=still))
-    'more robust: the Lipschitz constant fell by more than the margin'
-    >>> why(Mechanism(norm="l2", level=1, sparsity=0.5, margin=down, slope=still, distance=down, rest=still))
-    'less robust: the margin fell, the Lipschitz constant did not move'
-    >>> why(Mechanism(norm="linf", level=1, sparsity=0.5, margin=still, slope=down))
-    'the margin did not move, the Lipschitz constant fell'
+    >>> told = {"norm": "l2", "level": 1, "sparsity": 0.5}
+    >>> why(Mechanism(**told, margin=less, slope=down, quotient=up, distance=up, rest=still))
+    'more robust: the slope fell by more than the margin'
+    >>> why(Mechanism(**told, margin=down, slope=still, quotient=down, distance=down, rest=still))
+    'less robust: the margin fell, the slope is not shown to move'
+    >>> why(Mechanism(**told, margin=down, slope=down, quotient=still))
+    'margin and slope fell, which by more is undecided'
     """
-    margin, slope = one.margin.moved, one.slope.moved
-    if margin == slope != "open":
-        larger = (1 + one.slope.effect) / (1 + one.margin.effect)
-        first = "the Lipschitz constant" if (larger < 1) == (margin == "fell") else "the margin"
-        other = "the margin" if first != "the margin" else "the Lipschitz constant"
-        told = f"{first} {margin} by more than {other}"
+    margin, slope, quotient = one.margin.moved, one.slope.moved, one.quotient.moved
+    if margin != slope or margin == "open":
+        parts = (("the margin", margin), ("the slope", slope))
+        told = ", ".join(f"{name} {'is not shown to move' if moved == 'open' else moved}" for name, moved in parts)
+    elif quotient == "open":
+        told = f"margin and slope {margin}, which by more is undecided"
     else:
-        parts = (("the margin", margin), ("the Lipschitz constant", slope))
-        told = ", ".join(f"{name} {'did not move' if moved == 'open' else moved}" for name, moved in parts)
+        first, other = ("margin", "slope") if quotient == margin else ("slope", "margin")
+        told = f"the {first} {margin} by more than the {other}"
     if one.distance is None:
         return told
-    verdict = {"rose": "more robust", "fell": "less robust", "open": "as robust"}[one.distance.moved]
-    quotient = (1 + one.margin.effect) / (1 + one.slope.effect) - 1
-    against = one.distance.moved != "open" and (quotient > 0) != (one.distance.effect > 0)
+    verdict = {"rose": "more robust", "fell": "less robust", "open": "more or less robust is undecided"}[one.distance.moved]
+    against = "open" not in (one.distance.moved, quotient) and one.distance.moved != quotient
     return f"{verdict}: {told}" + ("; curvature decided" if against else "")
 
 
@@ -82,10 +82,16 @@ def summary(study: Tables, arm: Arm) -> str:
     if not found:
         return ""
     said = [f"{norm_label(norm)}, {percent(one.sparsity)} sparse: {why(one)}" for norm, one in found.items()]
-    n = min(one.n for one in study.summary.mechanism if one.arm == arm)
+    return f"{basis(study, arm)} {'; '.join(said)}."
+
+
+def basis(study: Tables, arm: Arm) -> str:
+    """What the changes are over, and what their intervals are of."""
+    rows = [one for one in study.summary.mechanism if one.arm == arm]
+    alone = " over samples alone: one seed, so they hold for these networks" if max(one.seeds for one in rows) == 1 else ""
     return (
-        "Against the dense network, on the samples that both classify correctly "
-        f"(at least {n}): distance = margin / slope × rest, geometric means with 90 % intervals. " + "; ".join(said) + "."
+        f"Against the dense network, on the samples that both classify correctly (at least {min(one.n for one in rows)}): "
+        f"distance = margin / slope × rest, geometric means with 90 % intervals{alone}."
     )
 
 

@@ -58,6 +58,7 @@ def _mechanism(family: Family, norm: str, pairs: list[tuple[Level, Level]]) -> d
             del told["distance"]
     if "local" in told and not np.isfinite(told["local"]).all():
         del told["local"]
+    told["quotient"] = told["margin"] - told["slope"]
     n = told["margin"].shape[1]
     if n < FEWEST:
         return {}

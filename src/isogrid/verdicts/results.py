@@ -227,7 +227,8 @@ class Mechanism(OfArm):
 
     distance = margin / slope * rest, so the three changes multiply to that of the distance: `margin` of g_y - g_k to the class k whose
     linearised boundary is closest, `slope` = ||grad (g_y - g_k)||_q there, `rest` is what curvature (and the box) makes of their quotient.
-    `local`: of the bound on every such slope in a ball around the sample. `distance`, `rest`: None where no minimum-norm attack ran.
+    `quotient`: of margin / slope. `local`: of the bound on every such slope in a ball around the sample. `distance`, `rest`: None where no
+    minimum-norm attack ran.
     """
 
     norm: str
@@ -236,6 +237,7 @@ class Mechanism(OfArm):
     sparsity: float
     margin: Ratio
     slope: Ratio
+    quotient: Ratio
     local: Ratio | None = None
     distance: Ratio | None = None
     rest: Ratio | None = None
