@@ -124,6 +124,14 @@ def _linear(study: Tables) -> Iterator[str]:
     yield "" if arms else MISSING
 
 
+def _named(study: Tables, arm: Arm) -> str:
+    """An arm, with what its Lipschitz constants and slopes were measured on."""
+    rows = study.values(arm)
+    rows = rows[rows["attack"] == "lipschitz"]
+    seeds = rows["seed"].nunique()
+    return f"**{study.title(arm)}** ({int(rows['n'].max())} samples, {seeds} seed{'s' if seeds != 1 else ''})"
+
+
 def _lipschitz(study: Tables) -> Iterator[tuple[Arm, pd.DataFrame]]:
     for arm in _arms(study, linear=False):
         of = _values(study, arm, "lipschitz")
@@ -144,7 +152,7 @@ def _local(study: Tables) -> Iterator[str]:
             local = _column(of, "median_local", norm)
             radius = next((name[3] for name in of.columns if name[0] == "median_local" and name[1] == norm), math.nan)
             margin = _column(of, "median_gap", norm)
-            yield f"**{study.title(arm)}**, {norm}, R = {radius:g}:\n"
+            yield f"{_named(study, arm)}, {norm}, R = {radius:g}:\n"
             yield _table(
                 {
                     "margin": margin,
@@ -165,7 +173,7 @@ def _products(study: Tables) -> Iterator[str]:
     )
     found = list(_lipschitz(study))
     for arm, of in found:
-        yield f"**{study.title(arm)}**:\n"
+        yield f"{_named(study, arm)}:\n"
         yield _table(
             {
                 "l2: ECLipsE-Fast": _column(of, "constant_eclipse"),
@@ -196,7 +204,7 @@ def _masks(study: Tables) -> Iterator[str]:
             dense = _column(of, f"constant_{quantity}") if quantity in ("frobenius", "spectral") else None
             shown = {name: column.dropna() for name, column in columns.items() if column is not None}
             told = f" (dense: {_shown(float(dense.iloc[0]), 2)})" if dense is not None and len(dense) else ""
-            yield f"**{study.title(arm)}**, {quantity}{told}:\n"
+            yield f"{_named(study, arm)}, {quantity}{told}:\n"
             yield _table(dict(shown))
     yield "" if found else MISSING
 
