@@ -146,9 +146,10 @@ class Certifier(ABC):
         radius, distance, points = run(reach, decide=True, given=x_adv)
         broken = distance <= eps
         points[~broken.to(points.device)] = x.detach()[~broken.to(x.device)]
-        return Verdicts(
-            method=self.name, norm=run.norm, domain=run.domain, eps=eps, certified=(radius >= eps) & ~broken, broken=broken, x_adv=points
-        )
+        certified = (radius >= eps) & ~broken
+        if eps == 0:  # a radius of 0 is also that of a sample that the model gets wrong or ties
+            certified &= run.margins().cpu() > 0
+        return Verdicts(method=self.name, norm=run.norm, domain=run.domain, eps=eps, certified=certified, broken=broken, x_adv=points)
 
 
 class _Run:
@@ -212,6 +213,11 @@ class _Run:
             points[closer < distance] = others[closer < distance]
             distance = torch.minimum(distance, closer)
         return found, distance, points
+
+    def margins(self) -> Tensor:
+        """z_y - max other [N] of the samples, in the model's type."""
+        with frozen(self.model), torch.no_grad():
+            return margin(self.logits(self.x), self.y)
 
     def confirmed(self, part: slice, points: Tensor) -> tuple[Tensor, Tensor]:
         """(distance [B], inf where the model keeps the class; the point or the sample) of points [B, *S], in the model's type."""

@@ -127,6 +127,17 @@ def _points_keep_their_class(method: Certifier) -> None:
         demand(bool((model(point).argmax(1) == y[i]).all()), f"a point inside the ball of sample {i} has another class")
 
 
+def _ties_prove_nothing(method: Certifier) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    x, y = torch.full((3, 1, 2, 2), 0.5), torch.arange(3)
+    demand(bool((method(model, x, y).radius == 0).all()), "a tie has a radius")
+    for eps in (0.0, 1e-6):
+        demand(not bool(method.verify(model, x, y, eps).certified.any()), f"a tie is certified at eps {eps:g}")
+
+
 def _leaves_model_alone(method: Certifier) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     x, y = samples(model.eval())
@@ -163,6 +174,7 @@ CERTIFICATE_LAWS: Final[dict[str, Law[Certifier]]] = laws(
         "no sampled point inside a ball has another class; a misclassified sample has no ball",
         _points_keep_their_class,
     ),
+    ("ties-prove-nothing", "a tie is certified at no radius, 0 included", _ties_prove_nothing),
     ("rows-alone", "a sample's radius does not depend on its neighbours", _rows_alone),
     ("agrees-with-itself", "what the radius proves, the verdict says", _agrees_with_itself),
     ("leaves-model-alone", "mode, flags, gradients, weights, inputs and random state stay as they were", _leaves_model_alone),
