@@ -90,7 +90,8 @@ def test_one_bad_element_spoils_its_own_row_only(model, eps):
 
 
 def test_exceeding_eps_is_no_success(model):
-    honest_failure(run(model, lambda p: 1 - p.x, eps=0.1))
+    for eps in (0.1, 0.199, 0.2 * (1 - 1e-4)):
+        honest_failure(run(model, lambda p: 1 - p.x, eps=eps))
     out = run(model, lambda p: 1 - p.x, eps=0.2 + 1e-7)
     assert out.success.tolist() == [True, True, False]
 

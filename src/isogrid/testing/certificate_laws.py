@@ -133,9 +133,13 @@ def _ties_prove_nothing(method: Certifier) -> None:
         for parameter in model.parameters():
             parameter.zero_()
     x, y = torch.full((3, 1, 2, 2), 0.5), torch.arange(3)
-    demand(bool((method(model, x, y).radius == 0).all()), "a tie has a radius")
+    found = method(model, x, y)
+    demand(bool((found.radius == 0).all()), "a tie has a radius")
+    demand(bool(torch.isinf(found.upper).all()), "a tie counts as an adversarial example")
     for eps in (0.0, 1e-6):
-        demand(not bool(method.verify(model, x, y, eps).certified.any()), f"a tie is certified at eps {eps:g}")
+        said = method.verify(model, x, y, eps)
+        demand(not bool(said.certified.any()), f"a tie is certified at eps {eps:g}")
+        demand(not bool(said.broken.any()), f"a tie is broken at eps {eps:g}")
 
 
 def _leaves_model_alone(method: Certifier) -> None:
@@ -174,7 +178,7 @@ CERTIFICATE_LAWS: Final[dict[str, Law[Certifier]]] = laws(
         "no sampled point inside a ball has another class; a misclassified sample has no ball",
         _points_keep_their_class,
     ),
-    ("ties-prove-nothing", "a tie is certified at no radius, 0 included", _ties_prove_nothing),
+    ("ties-prove-nothing", "a tie is certified at no radius, 0 included, and is no adversarial example", _ties_prove_nothing),
     ("rows-alone", "a sample's radius does not depend on its neighbours", _rows_alone),
     ("agrees-with-itself", "what the radius proves, the verdict says", _agrees_with_itself),
     ("leaves-model-alone", "mode, flags, gradients, weights, inputs and random state stay as they were", _leaves_model_alone),
