@@ -1,7 +1,8 @@
 """Compression at an error, on the official MNIST: dynamic network surgery against its published figures, progressive pruning beside it
 at equal training, and sparse variational dropout, which chooses its own sparsity.
 
-One thread. Every result is a file in --out and is not computed again, so the script goes on where it stopped, and --seeds may grow.
+One thread. Every result is a file in --out, named by its recipe, and is not computed again: the script goes on where it stopped, and
+--seeds may grow.
 `python benchmarks/compression.py --data FOLDER [--seeds 3] [--networks lenet-5] [--methods surgery-target]` writes COMPRESSION.md from
 all results that are there.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import platform
 import statistics
 import time
@@ -23,7 +23,7 @@ from harness import HERE
 from torch import nn
 
 from isogrid import data, models
-from isogrid.core.files import load_tensors, save_tensors, write_text
+from isogrid.core.files import digest, load_tensors, read_json, save_tensors, write_json, write_text
 from isogrid.data import Split
 from isogrid.sparsity import PRUNERS, Masks
 from isogrid.training import FitConfig, OptimizerConfig, fit
@@ -49,21 +49,22 @@ class Recipe:
     reference: FitConfig
     surgery: FitConfig
     variational: FitConfig
-    strength: float
+    settings: dict[str, float]
+    """Of variational dropout."""
 
 
 RECIPES = {
     "lenet-300-100": Recipe(
         reference=FitConfig(epochs=15, batch_size=128, optimizer=SGD),
-        surgery=FitConfig(epochs=40, batch_size=128, optimizer=SGD),
-        variational=FitConfig(epochs=40, batch_size=256, optimizer=OptimizerConfig(name="adam", lr=2e-3)),
-        strength=1.0,
+        surgery=FitConfig(epochs=64, batch_size=128, optimizer=SGD),
+        variational=FitConfig(epochs=100, batch_size=256, optimizer=OptimizerConfig(name="adam", lr=2e-3)),
+        settings={"strength": 2.5, "travel": 60.0, "until": 0.85},
     ),
     "lenet-5": Recipe(
         reference=FitConfig(epochs=4, batch_size=128, optimizer=dataclasses.replace(SGD, lr=0.05)),
         surgery=FitConfig(epochs=24, batch_size=128, optimizer=dataclasses.replace(SGD, lr=0.05)),
-        variational=FitConfig(epochs=24, batch_size=256, optimizer=OptimizerConfig(name="adam", lr=2e-3)),
-        strength=1.0,
+        variational=FitConfig(epochs=40, batch_size=256, optimizer=OptimizerConfig(name="adam", lr=2e-3)),
+        settings={"strength": 2.0, "travel": 60.0, "until": 0.85},
     ),
 }
 
@@ -82,10 +83,15 @@ def error(network: nn.Module, split: Split) -> float:
     return 100 * float(torch.stack(wrong).sum()) / split.test.n
 
 
+def built(name: str, seed: int) -> nn.Module:
+    """The network before any training."""
+    return models.build(name, (1, 28, 28), 10, seed)
+
+
 def reference(name: str, seed: int, split: Split, out: Path) -> nn.Module:
     """The dense network, trained once."""
-    network = models.build(name, split.train.shape, split.train.classes, seed)
-    path = out / f"{name}-{seed}.safetensors"
+    network = built(name, seed)
+    path = out / f"{name}-{digest(dataclasses.asdict(RECIPES[name].reference))}-{seed}.safetensors"
     if path.exists():
         network.load_state_dict(load_tensors(path))
     else:
@@ -98,12 +104,18 @@ def levels(name: str, method: str, network: nn.Module) -> list[tuple[FitConfig, 
     """The trainings that a method is given, with its settings in each."""
     recipe = RECIPES[name]
     if method == "variational-dropout":
-        return [(recipe.variational, {"name": method, "strength": recipe.strength})]
+        return [(recipe.variational, {"name": method, **recipe.settings})]
     sparsity = target(network, PUBLISHED[name, "surgery-target"][0])
     if method == "surgery-target":
         return [(recipe.surgery, {"name": method, "sparsity": sparsity, "allocation": "global"})]
     share = dataclasses.replace(recipe.surgery, epochs=recipe.surgery.epochs // ROUNDS)
     return [(share, {"name": method, "rate": 1 - (1 - sparsity) ** (1 / ROUNDS), "allocation": "global"})] * ROUNDS
+
+
+def results(name: str, method: str, out: Path) -> str:
+    """Where the results of the recipe as it stands are, and those of no other; `{}` stands for the seed."""
+    steps = [(dataclasses.asdict(config), pruner) for config, pruner in levels(name, method, built(name, 0))]
+    return f"{out}/{name}-{method}-{digest([dataclasses.asdict(RECIPES[name].reference), steps])}-{{}}.json"
 
 
 def result(name: str, method: str, seed: int, split: Split, out: Path) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def result(name: str, method: str, seed: int, split: Split, out: Path) -> dict[s
     }
 
 
-def table(out: Path) -> str:
+def table(out: Path, seeds: int) -> str:
     """The results that are there, one row a network and method."""
     lines = [
         "# Compression at an error, on the official MNIST",
@@ -153,7 +165,7 @@ def table(out: Path) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (name, method), (compression, wrong) in PUBLISHED.items():
-        found = [json.loads(path.read_text()) for path in sorted(out.glob(f"{name}-{method}-*.json"))]
+        found = [read_json(path) for seed in range(seeds) if (path := Path(results(name, method, out).format(seed))).exists()]
         if not found:
             continue
         columns = {key: [one[key] for one in found] for key in ("error", "dense", "weights", "parameters", "epochs", "seconds")}
@@ -175,9 +187,8 @@ def _recipes() -> list[str]:
             f"{title} {config.epochs} epochs of batch {config.batch_size}, {config.optimizer.name} lr {config.optimizer.lr:g}"
             for title, config in (("reference", recipe.reference), ("surgery", recipe.surgery), ("variational dropout", recipe.variational))
         ]
-        lines.append(
-            f"- {name}: {'; '.join(parts)} (strength {recipe.strength:g}); one-cycle; progressive: {ROUNDS} rounds, together as long"
-        )
+        settings = ", ".join(f"{key} {value:g}" for key, value in recipe.settings.items())
+        lines.append(f"- {name}: {'; '.join(parts)} ({settings}); one-cycle; progressive: {ROUNDS} rounds, together as long")
     return lines
 
 
@@ -196,12 +207,12 @@ def main() -> None:
     for seed in range(args.seeds):
         for name in args.networks:
             for method in args.methods:
-                path = args.out / f"{name}-{method}-{seed}.json"
+                path = Path(results(name, method, args.out).format(seed))
                 if not path.exists():
                     found = result(name, method, seed, split, args.out)
-                    write_text(path, json.dumps(found, indent=1))
-                    print(name, method, seed, json.dumps(found), flush=True)
-    write_text(HERE / "COMPRESSION.md", table(args.out))
+                    write_json(path, found)
+                    print(name, method, seed, found, flush=True)
+    write_text(HERE / "COMPRESSION.md", table(args.out, args.seeds))
 
 
 if __name__ == "__main__":
