@@ -6,6 +6,7 @@ verdicts = CROWN(norm="linf").verify(model, x, y, eps=0.1)            # verdicts
 
 from __future__ import annotations
 
+from isogrid.certify.alpha import AlphaCROWN
 from isogrid.certify.certificate import Bracket, Certificate, Verdicts, strongest
 from isogrid.certify.crown import CROWN, CROWNIBP, IBP, FastLin
 from isogrid.certify.fast_lip import FastLip
@@ -14,7 +15,9 @@ from isogrid.certify.norm_product import NormProduct
 from isogrid.certify.reading import read_graph
 from isogrid.core.registry import Registry
 
-CERTIFICATES: Registry[Certifier] = Registry("certificate", Certifier, IBP, CROWNIBP, CROWN, FastLin, FastLip, NormProduct)
+CERTIFICATES: Registry[Certifier] = Registry(
+    "certificate", Certifier, IBP, CROWNIBP, CROWN, AlphaCROWN, FastLin, FastLip, NormProduct
+)
 """Name -> method of certifying."""
 make = CERTIFICATES.make
 
@@ -23,6 +26,7 @@ __all__ = [
     "CROWN",
     "CROWNIBP",
     "IBP",
+    "AlphaCROWN",
     "Bracket",
     "Certificate",
     "Certifier",

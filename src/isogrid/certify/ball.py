@@ -14,6 +14,7 @@ from isogrid.core.norms import L2, Norm, rows as per_row
 _STEPS: Final = 6  # fixed-point steps for the multiplier of a ball within a box; any value of it gives a bound
 _STEPS_MOST: Final = 40  # of the search for a critical radius
 _TINY: Final = 1e-30  # stands for zero in a denominator
+_NEWTON: Final = 4  # steps from a guess
 _CLOSE: Final = 1e-7  # relative length of a step, below which it is left
 
 
@@ -88,18 +89,49 @@ class Ball:
         slope = torch.where(value == boxed, 0.0, torch.where(value == whole, A.norm(dim=2), multiplier * radius))
         return value, slope
 
-    def critical(self, A: Tensor, value: Tensor, curve: Tensor | float = 0.0, slant: Tensor | float = 0.0) -> Tensor:
+    def point(self, A: Tensor, radius: Tensor) -> Tensor:
+        """Where the drop of each row is reached, or nearly so: inputs [B, R, n] in the set, at distance `radius` [B, R] at most."""
+        x, down, up = self.x.flatten(1)[:, None], *(room[:, None] for room in self.room())
+        room, size = torch.where(A > 0, down, up), A.abs()
+        if self.norm is not L2:
+            step = torch.minimum(room, radius[:, :, None])
+        elif self.free:
+            step = size * (radius / A.norm(dim=2).clamp_min(_TINY))[:, :, None]
+        else:
+            step = torch.minimum(size / _cut(size, room, radius)[1].clamp_min(_TINY)[:, :, None], room)
+            step = step * (radius / step.norm(dim=2).clamp_min(_TINY)).clamp_max(1)[:, :, None]
+        found: Tensor = x - A.sign() * step
+        return found
+
+    def critical(
+        self, A: Tensor, value: Tensor, curve: Tensor | float = 0.0, slant: Tensor | float = 0.0, guess: Tensor | None = None
+    ) -> Tensor:
         r"""The largest r >= 0 with value + <A, x> - drop(A, r) - slant r - curve r^2 >= 0, per row [B, R].
 
         -1 where it is not positive at r = 0, infinite where nothing makes it negative (in a box: from `reach` on the ball is the
-        domain). From below: what is returned fulfils the inequality up to float64's rounding.
+        domain). From below: what is returned fulfils the inequality up to float64's rounding. `guess` [B, R]: in a box, a few of Newton's
+        steps from there instead of the whole search.
         """
         height = value + self.centre(A)
         slope = replace(self, low=-math.inf, high=math.inf).drop(A, torch.ones_like(height))[0] + slant
         top = height.clamp_min(0)
         root = 2 * top / (slope + (slope.square() + 4 * curve * top).sqrt())
         root = torch.where(height > 0, torch.where(slope + curve > 0, root, math.inf), -1.0)
-        return root if self.free else self._boxed(A, height, curve, slant, root)
+        if self.free:
+            return root
+        return self._boxed(A, height, curve, slant, root) if guess is None else self._near(A, height, curve, slant, guess)
+
+    def _near(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float, guess: Tensor) -> Tensor:
+        """`critical` in a box from below, by Newton's steps from `guess`: the largest of the radii tried that fulfil the inequality."""
+        whole = self.reach()[:, None].expand_as(height)
+        low, radius = torch.zeros_like(height), torch.minimum(guess.clamp_min(0), whole)
+        for _ in range(_NEWTON):
+            drop, slope = self.drop(A, radius)
+            left = height - drop - slant * radius - curve * radius.square()
+            low = torch.where(left >= 0, torch.maximum(low, radius), low)
+            step = left / (slope + slant + 2 * curve * radius).clamp_min(_TINY)
+            radius = torch.minimum((radius + step * (1 - _CLOSE)).clamp_min(0), whole)
+        return torch.where(height > 0, torch.where(low >= whole, math.inf, low), -1.0)
 
     def _boxed(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float, root: Tensor) -> Tensor:
         """`critical` in a box: Newton's steps from the free domain's `root`, which is too large by rounding at most.

@@ -1,0 +1,64 @@
+"""alpha-CROWN: slopes optimised per sample and margin; in l2 with SDP-CROWN's offset. Not here: the bounds (dual.py), splitting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from isogrid.certify.bounds import margin_rows
+from isogrid.certify.crown import Bounded
+from isogrid.certify.dual import Dual, optimised, refined
+from isogrid.certify.method import Problem
+from isogrid.certify.region import region
+from isogrid.core.errors import InputError
+from isogrid.core.norms import L2
+
+_OUTLOOK = 1.5
+"""Margins whose first bounds hold to this multiple of the radius are not optimised; no outlook goes beyond it."""
+
+
+def duals(problem: Problem, rows: Tensor, radius: Tensor, inner: int) -> list[Dual]:
+    """The regions of the samples `rows` within `radius` [b], CROWN's bounds before every unit, refined in `inner` steps in l2."""
+    found = problem.bounder.sweep(problem.ball(radius, rows), "lines")
+    margins = margin_rows(problem.graph, problem.y[rows])
+    made = (Dual(region(found, row, margins[row])) for row in range(len(rows)))
+    return [refined(dual, inner) if problem.norm is L2 and inner else dual for dual in made]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlphaCROWN(Bounded):
+    """CROWN with slopes optimised by `steps` of Adam for every margin. Source: Xu et al. 2021 (alpha-CROWN).
+
+    In l2 with the offset of SDP-CROWN (Chiu et al. 2025), which ties the units of a layer by their ball, for the margins and, in `inner`
+    steps, for the units before them.
+    """
+
+    name: ClassVar[str] = "alpha-crown"
+
+    steps: int = 30
+    inner: int = 8
+
+    def __post_init__(self) -> None:
+        Bounded.__post_init__(self)
+        for field, value, least in (("steps", self.steps, 1), ("inner", self.inner, 0)):
+            if value < least:
+                raise InputError(field, value, f"a whole number >= {least}")
+
+    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
+        found = [self.root(dual, reach) for dual, reach in zip(duals(problem, rows, radius, self.inner), radius, strict=True)]
+        return torch.stack(found)
+
+    def root(self, dual: Dual, radius: Tensor) -> Tensor:
+        """The critical radius of one sample, its margins optimised."""
+        start = dual.first(torch.arange(len(dual.region.C)))
+        first = dual.critical(dual.bound(start))
+        near = torch.nonzero(first < _OUTLOOK * radius).squeeze(1)
+        if len(near) == 0:
+            return first.amin()
+        better = torch.maximum(first[near], optimised(dual, start.take(near), radius.expand(len(near)), self.steps)[1])
+        rest = first.index_fill(0, near, torch.inf).amin()
+        return torch.minimum(better.amin(), rest)
