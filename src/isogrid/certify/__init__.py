@@ -7,6 +7,7 @@ verdicts = CROWN(norm="linf").verify(model, x, y, eps=0.1)            # verdicts
 from __future__ import annotations
 
 from isogrid.certify.alpha import AlphaCROWN
+from isogrid.certify.branch import BranchAndBound
 from isogrid.certify.certificate import Bracket, Certificate, Verdicts, strongest
 from isogrid.certify.crown import CROWN, CROWNIBP, IBP, FastLin
 from isogrid.certify.fast_lip import FastLip
@@ -16,7 +17,7 @@ from isogrid.certify.reading import read_graph
 from isogrid.core.registry import Registry
 
 CERTIFICATES: Registry[Certifier] = Registry(
-    "certificate", Certifier, IBP, CROWNIBP, CROWN, AlphaCROWN, FastLin, FastLip, NormProduct
+    "certificate", Certifier, IBP, CROWNIBP, CROWN, AlphaCROWN, FastLin, FastLip, NormProduct, BranchAndBound
 )
 """Name -> method of certifying."""
 make = CERTIFICATES.make
@@ -28,6 +29,7 @@ __all__ = [
     "IBP",
     "AlphaCROWN",
     "Bracket",
+    "BranchAndBound",
     "Certificate",
     "Certifier",
     "FastLin",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from isogrid.certify.bounds import margin_rows
-from isogrid.certify.crown import Bounded
+from isogrid.certify.crown import linear_critical
 from isogrid.certify.dual import Dual, optimised, refined
-from isogrid.certify.method import Problem
+from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.region import region
+from isogrid.certify.search import largest_radius, require_tolerance
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2
 
+_FIRST = 1.1  # of CROWN's radius, where the search begins
 _OUTLOOK = 1.5
 """Margins whose first bounds hold to this multiple of the radius are not optimised; no outlook goes beyond it."""
 
@@ -30,7 +33,7 @@ def duals(problem: Problem, rows: Tensor, radius: Tensor, inner: int) -> list[Du
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlphaCROWN(Bounded):
+class AlphaCROWN(Certifier):
     """CROWN with slopes optimised by `steps` of Adam for every margin. Source: Xu et al. 2021 (alpha-CROWN).
 
     In l2 with the offset of SDP-CROWN (Chiu et al. 2025), which ties the units of a layer by their ball, for the margins and, in `inner`
@@ -41,14 +44,26 @@ class AlphaCROWN(Bounded):
 
     steps: int = 30
     inner: int = 8
+    tolerance: float = 1e-2
 
     def __post_init__(self) -> None:
-        Bounded.__post_init__(self)
+        Certifier.__post_init__(self)
+        require_tolerance(self.tolerance)
         for field, value, least in (("steps", self.steps, 1), ("inner", self.inner, 0)):
             if value < least:
                 raise InputError(field, value, f"a whole number >= {least}")
 
+    def search(self, problem: Problem) -> Found:
+        if problem.decide:
+            critical = self.critical(problem, torch.arange(len(problem.y)), problem.limit)
+            return Found(radius=torch.minimum(critical, problem.limit))
+        crown = largest_radius(partial(linear_critical, problem, refine="lines", slopes="adaptive"), problem.limit, self.tolerance)
+        return Found(
+            radius=torch.maximum(crown, largest_radius(partial(self.critical, problem), problem.limit, self.tolerance, crown * _FIRST))
+        )
+
     def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
+        """r* [b] of the samples `rows` for bounds at `radius` [b]."""
         found = [self.root(dual, reach) for dual, reach in zip(duals(problem, rows, radius, self.inner), radius, strict=True)]
         return torch.stack(found)
 

@@ -12,24 +12,26 @@ from isogrid.core.errors import InputError
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 """(rows [b], radii R [b]) -> r* [b]: with bounds that hold up to R, what is certified is min(R, r*); r* may exceed R as an outlook."""
+_STEPS = 40
 _INSIDE = 0.05  # a guess keeps this share of the bracket away from its ends
 
 
-def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, most_steps: int = 40) -> Tensor:
+def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, guess: Tensor | None = None) -> Tensor:
     r"""The largest certified radius [B], at most `limit`, up to the share `tolerance`.
 
     Relaxations made for R hold for every smaller radius, and tighten as R shrinks: r*(R) falls, and the best radius is its fixed point,
     which each evaluation brackets between R and r*(R). The next R is the false position of r*(R) - R. Whatever the function
-    does, what is returned was certified by one evaluation. r* = 0 or infinite serves for bounds that only say no or yes.
+    does, what is returned was certified by one evaluation. r* = 0 or infinite serves for bounds that only say no or yes. `guess` [B]: the
+    first R, where one is known; else it follows from R = 0.
     """
     rows = torch.arange(len(limit))
     zero = torch.zeros_like(limit)
-    first = evaluate(rows, zero).to(limit)
+    first = evaluate(rows, zero).to(limit) if guess is None else torch.full_like(limit, math.nan)
     low, high = zero.clone(), limit.clone()
     below, above = (zero.clone(), first.clone()), (torch.full_like(limit, math.nan), torch.full_like(limit, math.nan))
-    guess = torch.minimum(first / 2, limit)
-    rows = rows[(first > 0) & (limit > 0)]
-    for _ in range(most_steps):
+    guess = torch.minimum(first / 2 if guess is None else guess, limit)
+    rows = rows[~(first <= 0) & (limit > 0)]
+    for _ in range(_STEPS):
         if len(rows) == 0:
             break
         radius = guess[rows]

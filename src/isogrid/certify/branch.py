@@ -1,0 +1,277 @@
+"""Branch and bound over the phases of ReLUs, complete where its limits allow. Not here: a node's bounds (dual.py), leaves (leaf.py)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Final, final
+
+import torch
+from torch import Tensor
+
+from isogrid.certify.alpha import duals
+from isogrid.certify.crown import linear_critical
+from isogrid.certify.dual import Bound, Dual, Multipliers, optimised
+from isogrid.certify.leaf import leaf_bound
+from isogrid.certify.method import Certifier, Found, Problem
+from isogrid.certify.search import largest_radius
+from isogrid.core.errors import InputError
+
+_BATCH: Final = 128  # nodes split at once
+_POLISH: Final = 3  # steps towards the boundary from a point of a bound
+_INSIDE: Final = 1 - 1e-6  # counterexamples are kept this share inside what is asked, for float32
+_ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
+_NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
+_SHARE: Final = 0.25  # of the budget, for one radius
+_COSTS, _STRIDES = (0.02, 0.1, math.inf), (1.3, 1.15, 1.07)  # the less of the budget a radius took, the farther the next
+_WORTH: Final = 0.97  # a search that has come so close to its radius is worth the rest of the budget
+
+
+@dataclass(slots=True)
+class Budget:
+    """What one sample may cost: bounds computed and seconds of this process's CPU time."""
+
+    nodes: int
+    seconds: float
+    started: float = field(default_factory=time.process_time)
+
+    @property
+    def left(self) -> float:
+        """The share that is left, 0 or less where it is spent."""
+        gone = 0.0 if math.isinf(self.seconds) else (time.process_time() - self.started) / self.seconds
+        return min(1 - gone, 1.0 if self.nodes > 0 else 0.0)
+
+
+@dataclass(slots=True, eq=False)
+class Search:
+    """One sample's: certified to `lower`, broken at `upper` by `point` [*S] where one was found; only those `within` a radius count.
+
+    `place`: (the sample [*S], the inputs that its region is left with).
+    """
+
+    lower: float
+    upper: float
+    within: float
+    point: Tensor | None = None
+    place: tuple[Tensor, Tensor] | None = None
+
+    def meet(self, distance: float, point: Tensor) -> None:
+        """A counterexample, given by the inputs that are left."""
+        if distance < self.upper and distance <= self.within and self.place is not None:
+            x, pixels = self.place
+            whole = x.flatten().clone()
+            whole[pixels] = x.flatten()[pixels] + (point - x.flatten()[pixels]) * _INSIDE
+            self.upper, self.point = distance, whole.reshape(x.shape)
+
+
+class Tree:
+    """Branch and bound of one sample within its region's radius `top`.
+
+    Every node is a set of multipliers with some phases fixed and a radius that it certifies; a node whose radius reaches `goal` is closed.
+    The nodes of the smallest radii are split first, at the unit whose relaxation loses most at the point where the bound is reached.
+    """
+
+    def __init__(self, dual: Dual, search: Search, *, steps: int, root_steps: int, gap: float, decide: bool) -> None:
+        self.dual, self.search, self.steps, self.gap, self.decide = dual, search, steps, gap, decide
+        self.top = float(dual.region.ball.radius)
+        self.settled = math.inf  # the smallest radius among leaves that nothing closes
+        targets = torch.arange(len(dual.region.C))
+        start = dual.first(targets)
+        first = dual.critical(dual.bound(start))
+        keep = first < self.goal
+        self.nodes, self.radius = start.take(keep), first[keep]
+        if len(self.radius):
+            reach = torch.full_like(self.radius, self.goal)
+            self.nodes, better = optimised(dual, self.nodes, reach, root_steps)
+            self.radius = torch.maximum(self.radius, better)
+            self.prune()
+
+    @property
+    def goal(self) -> float:
+        """A node that certifies this is of no more interest."""
+        return min(self.top, self.search.upper * (1 - self.gap))
+
+    @property
+    def lower(self) -> float:
+        """What is certified so far."""
+        found = min(self.goal, self.settled)
+        return min(found, float(self.radius.min())) if len(self.radius) else found
+
+    def prune(self) -> None:
+        """Close the nodes that reach the goal."""
+        keep = self.radius < self.goal
+        if not bool(keep.all()):
+            self.nodes, self.radius = self.nodes.take(keep), self.radius[keep]
+
+    def run(self, budget: Budget, share: float) -> bool:
+        """Split until nothing is open (True) or `share` of the whole budget is spent in this call."""
+        stop = budget.left - share
+        while len(self.radius):
+            if self.decide and self.search.point is not None:
+                return True
+            if budget.left <= max(stop, 0.0):
+                return False
+            self.step(budget)
+        return True
+
+    def step(self, budget: Budget) -> None:
+        """Split the nodes of the smallest radii."""
+        chosen = self.radius.topk(min(_BATCH, len(self.radius)), largest=False).indices
+        rest = torch.ones(len(self.radius), dtype=torch.bool)
+        rest[chosen] = False
+        parents, radius = self.nodes.take(chosen), self.radius[chosen]
+        bound = self.dual.bound(parents)
+        units, open_ = self.look(parents, bound, radius)
+        self.leaves(parents.take(~open_), radius[~open_])
+        parents, radius, units = parents.take(open_), radius[open_], units[open_]
+        children, inherited = split(parents, units), torch.cat([radius, radius])
+        self.nodes, self.radius = self.nodes.take(rest), self.radius[rest]
+        if len(units):
+            children, certified = optimised(self.dual, children, torch.full_like(inherited, self.goal), self.steps)
+            self.nodes = self.nodes.with_(children)
+            self.radius = torch.cat([self.radius, torch.maximum(inherited, certified)])
+            budget.nodes -= len(inherited)
+        self.prune()
+
+    def look(self, nodes: Multipliers, bound: Bound, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """(the unit to split [N], whether there is one [N]); the points where the bounds are reached may be counterexamples."""
+        small, ball = self.dual.region, self.dual.region.ball
+        at = ball.point(bound.A[None], radius.clamp(0, self.top)[None])[0]
+        z, h = small.forward(at)
+        self.polish(at, nodes.target, z, h)
+        free = (nodes.phase == 0) & ~small.curved
+        loss = torch.where(free, bound.c * h - bound.g * z - bound.offset, -1.0)
+        return loss.argmax(1) if small.units else torch.zeros_like(nodes.target), free.any(1)
+
+    def polish(self, x: Tensor, target: Tensor, z: Tensor, h: Tensor) -> None:
+        """Look for counterexamples at x [N, n], and at the closest points of the boundary as the affine pieces around them have it."""
+        small, ball = self.dual.region, self.dual.region.ball
+        for _ in range(_POLISH + 1):
+            margin = (x * small.C[target]).sum(1) + small.c[target] + (h * small.Q[target]).sum(1)
+            distance = ball.norm.size(x - ball.x)
+            for i in torch.nonzero(margin < 0).squeeze(1).tolist():
+                if float(distance[i]) < self.search.upper:
+                    self.search.meet(float(distance[i]), x[i])
+            gradient = self.gradient(target, z)
+            height = margin - (gradient * x).sum(1)
+            radius = ball.critical(gradient[None], height[None])[0].clamp(0, 1e30) * (1 + 1e-5) + 1e-9
+            near = torch.nonzero(radius < self.search.upper).squeeze(1)
+            if len(near) == 0:
+                return
+            target = target[near]
+            x = ball.point(gradient[None, near], radius[None, near])[0]
+            z, h = small.forward(x)
+
+    def gradient(self, target: Tensor, z: Tensor) -> Tensor:
+        """The margins' gradients [N, n] on the affine pieces of z [N, U]."""
+        small = self.dual.region
+        slope = torch.where(small.curved, 1 - z.tanh().square(), (z > 0).to(z))
+        A, coef = small.C[target], small.Q[target]
+        for block in reversed(small.blocks):
+            g = coef[:, block] * slope[:, block]
+            A = A + g @ small.P[block]
+            if block.start:
+                coef = coef[:, : block.start] + g @ small.T[block, : block.start]
+        return A
+
+    def leaves(self, nodes: Multipliers, radius: Tensor) -> None:
+        """Nodes with nothing left to split: their exact solution, by multipliers that are bounds themselves."""
+        for i in range(len(radius)):
+            better, point = leaf_bound(self.dual, nodes.take(torch.tensor([i])), self.goal)
+            if point is not None:
+                z, h = self.dual.region.forward(point[None])
+                self.polish(point[None], nodes.target[i : i + 1], z, h)
+            self.settled = min(self.settled, max(float(radius[i]), better))
+
+
+def split(nodes: Multipliers, units: Tensor) -> Multipliers:
+    """Two children of each of N nodes: unit [N] active in the first N, inactive in the others."""
+    rows = torch.arange(len(units))
+    both = []
+    for sign in (1, -1):
+        phase = nodes.phase.clone()
+        phase[rows, units] = sign
+        both.append(replace(nodes, phase=phase))
+    return both[0].with_(both[1])
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchAndBound(Certifier):
+    """Splits ReLUs into their two phases until every part is certified, a counterexample is found, or the budget of a sample is spent.
+
+    `nodes`: bounds computed per sample; `seconds`: of CPU time per sample (results then depend on the machine). `gap`: radii are sought to
+    this share of the closest counterexample. Source: Wang et al. 2021 (beta-CROWN). Pitfall: one thread; samples come one by one.
+    """
+
+    name: ClassVar[str] = "branch-and-bound"
+
+    nodes: int = 20000
+    seconds: float = math.inf
+    gap: float = 1e-3
+    steps: int = 12
+    root_steps: int = 40
+    inner: int = 8
+
+    def __post_init__(self) -> None:
+        Certifier.__post_init__(self)
+        for name, value, least in (("steps", self.steps, 1), ("root_steps", self.root_steps, 1), ("nodes", self.nodes, 0)):
+            if value < least:
+                raise InputError(name, value, f"a whole number >= {least}")
+        if not self.seconds > 0:
+            raise InputError("seconds", self.seconds, "a number above 0")
+        if not 0 < self.gap < 1:
+            raise InputError("gap", self.gap, "a number above 0 and below 1")
+
+    def search(self, problem: Problem) -> Found:
+        points = torch.full_like(problem.x, math.nan)
+        radius = torch.zeros_like(problem.limit)
+        for row in range(len(problem.y)):
+            found = self.one(problem, row)
+            radius[row] = found.lower
+            if found.point is not None:
+                points[row] = found.point
+        return Found(radius=radius, point=points)
+
+    def one(self, problem: Problem, row: int) -> Search:
+        """One sample."""
+        budget, limit = Budget(self.nodes, self.seconds), float(problem.limit[row])
+        if problem.decide:
+            found = Search(lower=0.0, upper=math.inf, within=limit)
+            self.attempt(problem, row, limit, found, budget, 1.0)
+        else:
+            found = Search(lower=0.0, upper=limit, within=math.inf)
+            self.climb(problem, row, found, budget)
+        return found
+
+    def climb(self, problem: Problem, row: int, found: Search, budget: Budget) -> None:
+        """Certify larger and larger radii: bounds made for a radius hold below it, and are the better the smaller it is."""
+        rows = torch.tensor([row])
+        first = largest_radius(lambda _, radius: linear_critical(problem, rows, radius, "lines", "adaptive"), problem.limit[rows], _ROUGH)
+        found.lower = float(first[0])
+        top = found.upper if found.lower > _NEAR * found.upper else found.lower * _STRIDES[0]
+        while found.lower < found.upper * (1 - self.gap) and budget.left > 0:
+            before, top = budget.left, min(top, found.upper)
+            tree = self.attempt(problem, row, top, found, budget, _SHARE)
+            spent = before - budget.left
+            if tree is None:
+                stride = next((g for most, g in zip(_COSTS, _STRIDES, strict=True) if spent <= most), _STRIDES[-1])
+                top = min(top, found.upper) * stride
+                continue
+            reached = max(found.lower, tree.lower)
+            if reached > _WORTH * top or budget.left < _SHARE:
+                tree.run(budget, 1.0)
+                found.lower = max(found.lower, tree.lower)
+                top *= _STRIDES[-1]
+            else:
+                top = (reached + top) / 2
+
+    def attempt(self, problem: Problem, row: int, top: float, found: Search, budget: Budget, share: float) -> Tree | None:
+        """Branch and bound within `top`: None where it closed, else the tree as it stands. The radius certified is kept."""
+        dual = duals(problem, torch.tensor([row]), torch.tensor([top], dtype=torch.float64), self.inner)[0]
+        found.place = problem.x[row], dual.region.pixels
+        tree = Tree(dual, found, steps=self.steps, root_steps=self.root_steps, gap=self.gap, decide=problem.decide)
+        closed = tree.run(budget, share)
+        found.lower = max(found.lower, tree.lower)
+        return None if closed else tree
