@@ -35,12 +35,16 @@ class Budget:
     nodes: int
     seconds: float
     started: float = field(default_factory=time.process_time)
+    whole: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = max(1, self.nodes)
 
     @property
     def left(self) -> float:
         """The share that is left, 0 or less where it is spent."""
         gone = 0.0 if math.isinf(self.seconds) else (time.process_time() - self.started) / self.seconds
-        return min(1 - gone, 1.0 if self.nodes > 0 else 0.0)
+        return min(1 - gone, self.nodes / self.whole)
 
 
 @dataclass(slots=True, eq=False)
@@ -104,16 +108,11 @@ class Tree:
         if not bool(keep.all()):
             self.nodes, self.radius = self.nodes.take(keep), self.radius[keep]
 
-    def run(self, budget: Budget, share: float) -> bool:
-        """Split until nothing is open (True) or `share` of the whole budget is spent in this call."""
-        stop = budget.left - share
-        while len(self.radius):
-            if self.decide and self.search.point is not None:
-                return True
-            if budget.left <= max(stop, 0.0):
-                return False
+    def run(self, budget: Budget, share: float) -> None:
+        """Split until nothing is open, the question is answered, or `share` of the whole budget is spent in this call."""
+        stop = max(budget.left - share, 0.0)
+        while len(self.radius) and budget.left > stop and not (self.decide and self.search.point is not None):
             self.step(budget)
-        return True
 
     def step(self, budget: Budget) -> None:
         """Split the nodes of the smallest radii."""
@@ -241,37 +240,39 @@ class BranchAndBound(Certifier):
             found = Search(lower=0.0, upper=math.inf, within=limit)
             self.attempt(problem, row, limit, found, budget, 1.0)
         else:
-            found = Search(lower=0.0, upper=limit, within=math.inf)
+            found = Search(lower=0.0, upper=float(problem.known[row]), within=math.inf)
             self.climb(problem, row, found, budget)
         return found
 
     def climb(self, problem: Problem, row: int, found: Search, budget: Budget) -> None:
-        """Certify larger and larger radii: bounds made for a radius hold below it, and are the better the smaller it is."""
-        rows = torch.tensor([row])
+        """Certify larger and larger radii: bounds made for a radius hold below it, and are the better the smaller it is.
+
+        CROWN's own radius comes first. While a radius closes, the next is farther, the more so the less it took; one that does not is
+        brought nearer to what it certified, until the rest of the budget is best spent on it.
+        """
+        rows, most = torch.tensor([row]), float(problem.limit[row])
         first = largest_radius(lambda _, radius: linear_critical(problem, rows, radius, "lines", "adaptive"), problem.limit[rows], _ROUGH)
         found.lower = float(first[0])
-        top = found.upper if found.lower > _NEAR * found.upper else found.lower * _STRIDES[0]
-        while found.lower < found.upper * (1 - self.gap) and budget.left > 0:
-            before, top = budget.left, min(top, found.upper)
+        top = most if found.lower > _NEAR * most else found.lower * _STRIDES[0]
+        while 0 < found.lower < min(found.upper * (1 - self.gap), most) and budget.left > 0:
+            before, top = budget.left, min(top, found.upper, most)
             tree = self.attempt(problem, row, top, found, budget, _SHARE)
             spent = before - budget.left
-            if tree is None:
-                stride = next((g for most, g in zip(_COSTS, _STRIDES, strict=True) if spent <= most), _STRIDES[-1])
-                top = min(top, found.upper) * stride
-                continue
-            reached = max(found.lower, tree.lower)
-            if reached > _WORTH * top or budget.left < _SHARE:
+            if found.lower >= tree.goal:
+                top *= next(stride for cost, stride in zip(_COSTS, _STRIDES, strict=True) if spent <= cost)
+            elif found.lower > _WORTH * top or budget.left < _SHARE:
                 tree.run(budget, 1.0)
                 found.lower = max(found.lower, tree.lower)
                 top *= _STRIDES[-1]
             else:
-                top = (reached + top) / 2
+                top = (found.lower + top) / 2
 
-    def attempt(self, problem: Problem, row: int, top: float, found: Search, budget: Budget, share: float) -> Tree | None:
-        """Branch and bound within `top`: None where it closed, else the tree as it stands. The radius certified is kept."""
+    def attempt(self, problem: Problem, row: int, top: float, found: Search, budget: Budget, share: float) -> Tree:
+        """Branch and bound within `top` with a share of the budget. The radius certified is kept."""
         dual = duals(problem, torch.tensor([row]), torch.tensor([top], dtype=torch.float64), self.inner)[0]
         found.place = problem.x[row], dual.region.pixels
+        budget.nodes -= len(dual.region.C)
         tree = Tree(dual, found, steps=self.steps, root_steps=self.root_steps, gap=self.gap, decide=problem.decide)
-        closed = tree.run(budget, share)
+        tree.run(budget, share)
         found.lower = max(found.lower, tree.lower)
-        return None if closed else tree
+        return tree

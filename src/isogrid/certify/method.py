@@ -32,6 +32,8 @@ BATCH_BYTES: Final = 64 * 2**20
 MOST_ROWS: Final = 128
 FARTHEST: Final = 1e4
 """In a free domain no radius above this many box widths is looked for; a sample that reaches it is certified to it."""
+INSIDE: Final = 1 - 1e-6
+"""Candidates of others are drawn in by this share: rounding may have put them outside what is asked, and outside they prove nothing."""
 SHRINK: Final = 1 - 1e-9
 """What radii are shortened by, for the rounding of their last step."""
 
@@ -40,8 +42,9 @@ SHRINK: Final = 1 - 1e-9
 class Problem:
     """What a method sees of a batch: the graph with what is computed once for it, correct samples x [B, *S] (float64), y [B], the domain.
 
-    `limit` [B]: no radius above it is asked for: a distance at which the sample is known to be broken, the radius that holds the whole box,
-    the farthest that is looked for, or the eps in question. `decide`: only whether `limit` itself can be certified is asked.
+    `limit` [B]: no radius above it is asked for: the smallest of the radius that holds the whole box, the farthest that is looked for, the
+    eps in question, and `known` [B], a distance at which the sample is known to be broken, inf where none is. `decide`: only whether
+    `limit` itself can be certified is asked.
     """
 
     bounder: Bounder
@@ -50,6 +53,7 @@ class Problem:
     norm: Norm
     domain: Domain
     limit: Tensor
+    known: Tensor
     decide: bool
 
     @property
@@ -189,7 +193,10 @@ class _Run:
     def _batch(self, bounder: Bounder, part: slice, limit: Tensor, decide: bool, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         x, labels = self.x[part].double().cpu(), self.y[part].long().cpu()
         found = torch.zeros(len(labels), dtype=torch.float64)
-        distance, points = self.confirmed(part, self.x[part] if given is None else given)
+        candidates = (
+            self.x[part] if given is None else self.x[part] + self.norm.project(given - self.x[part], limit[part].to(given) * INSIDE)
+        )
+        distance, points = self.confirmed(part, candidates)
         right = bounder.graph(x).argmax(1) == labels  # a tie or a wrong one proves nothing at any radius
         rows = torch.nonzero(right & ~(distance <= limit if decide else distance == 0)).squeeze(1)
         if len(rows) == 0:
@@ -201,15 +208,24 @@ class _Run:
             most *= math.sqrt(x[0].numel()) if self.norm.name == "l2" else 1.0
         asked = torch.minimum(most, limit[rows] / SHRINK**2 if decide else limit[rows])
         proposed = self.method.search(
-            Problem(bounder=bounder, x=x, y=labels[rows], norm=self.norm, domain=self.domain, limit=asked, decide=decide)
+            Problem(
+                bounder=bounder,
+                x=x,
+                y=labels[rows],
+                norm=self.norm,
+                domain=self.domain,
+                limit=asked,
+                known=torch.full_like(asked, math.inf) if decide else limit[rows],
+                decide=decide,
+            )
         )
         radius = (proposed.radius * SHRINK).clamp_min(0)
         whole = (radius >= most * SHRINK) & (self.domain.name == "box")
         found[rows] = torch.where(whole, math.inf, torch.minimum(radius, most))
         if proposed.point is not None:
-            candidates = x.new_full((len(labels), *x.shape[1:]), math.nan)
-            candidates[rows] = proposed.point
-            closer, others = self.confirmed(part, candidates)
+            whole_batch = x.new_full((len(labels), *x.shape[1:]), math.nan)
+            whole_batch[rows] = proposed.point
+            closer, others = self.confirmed(part, whole_batch)
             points[closer < distance] = others[closer < distance]
             distance = torch.minimum(distance, closer)
         return found, distance, points
