@@ -27,7 +27,7 @@ def duals(problem: Problem, rows: Tensor, radius: Tensor, inner: int) -> list[Du
     """The regions of the samples `rows` within `radius` [b], CROWN's bounds before every unit, refined in `inner` steps in l2."""
     found = problem.bounder.sweep(problem.ball(radius, rows), "lines")
     margins = margin_rows(problem.graph, problem.y[rows])
-    made = (Dual(region(found, row, margins[row])) for row in range(len(rows)))
+    made = (Dual(region(problem.bounder, found, row, margins[row])) for row in range(len(rows)))
     return [refined(dual, inner) if problem.norm is L2 and inner else dual for dual in made]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from isogrid.certify.ball import Ball
 from isogrid.certify.graph import Graph
 from isogrid.certify.intervals import node_interval, node_rounding, widened
-from isogrid.certify.operations import Convolution, Linear, Move, Scale
+from isogrid.certify.operations import Convolution, Linear, Move, Operation, Scale
 from isogrid.certify.relaxations import Lines, Slopes, lines
 from isogrid.core.norms import Norm, rows as per_row
 
@@ -86,6 +86,34 @@ class Bounder:
     norm: Norm
     spread: dict[int, Tensor] = field(init=False)
     direct: frozenset[int] = field(init=False)
+    _maps: tuple[Tensor, dict[int, Tensor]] | None = None
+
+    @property
+    def pixels(self) -> Tensor:
+        """The elements [n] of the flat input that reach anything."""
+        return self._affine()[0]
+
+    @property
+    def maps(self) -> dict[int, Tensor]:
+        """{node that is affine in the input: its value for no input, then its change for each of `pixels`, [1 + n, *shape]}."""
+        return self._affine()[1]
+
+    def _affine(self) -> tuple[Tensor, dict[int, Tensor]]:
+        if self._maps is None:
+            nodes = self.graph.nodes
+            count = torch.Size(nodes[0].shape).numel()
+            inputs = torch.cat([torch.zeros(1, count), torch.eye(count)]).double().reshape(-1, *nodes[0].shape)
+            found = {0: inputs}
+            for i, node in enumerate(nodes[1:], 1):
+                if node.operation is not None and node.operation.affine and all(j in found for j in node.inputs):
+                    found[i] = mapped(node.operation, [found[j] for j in node.inputs])
+            used = [i for i, node in enumerate(nodes) if i not in found for i in node.inputs if i in found]
+            used += [len(nodes) - 1] if len(nodes) - 1 in found else []
+            moved = sum((found[i][1:].flatten(1).abs().sum(1) for i in used if i != 0), torch.zeros(count, dtype=torch.float64))
+            pixels = torch.arange(count) if 0 in used else torch.nonzero(moved).squeeze(1)
+            kept = torch.cat([torch.zeros(1, dtype=torch.long), pixels + 1])
+            self._maps = pixels, {i: value[kept] for i, value in found.items()}
+        return self._maps
 
     def __post_init__(self) -> None:
         self.spread = _spread(self.graph, self.norm)
@@ -124,6 +152,13 @@ class Bounder:
                 source = node.inputs[0]
                 found.lines[i] = lines(node.operation, found.low[source], found.high[source], slopes)
         return found
+
+
+def mapped(operation: Operation, ins: list[Tensor]) -> Tensor:
+    """An affine operation on maps [rows, *in], of which the first row is a value and the others are changes."""
+    out = operation.forward(*ins)
+    out[1:] -= operation.forward(*[torch.zeros_like(v[:1]) for v in ins])
+    return out
 
 
 def _refined(found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

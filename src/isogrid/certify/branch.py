@@ -10,17 +10,22 @@ from typing import ClassVar, Final, final
 import torch
 from torch import Tensor
 
-from isogrid.certify.alpha import duals
+from isogrid.attacks.driver.problem import margin
+from isogrid.certify.bounds import Sweep, backward, margin_rows
 from isogrid.certify.crown import linear_critical
-from isogrid.certify.dual import Bound, Dual, Multipliers, optimised
-from isogrid.certify.leaf import leaf_bound
+from isogrid.certify.dual import Bound, Dual, Multipliers, optimised, refined
+from isogrid.certify.graph import Graph
+from isogrid.certify.leaf import BEYOND, leaf_bound
 from isogrid.certify.method import Certifier, Found, Problem
+from isogrid.certify.region import region
 from isogrid.certify.search import largest_radius
 from isogrid.core.errors import InputError
+from isogrid.core.norms import L2
 
 _BATCH: Final = 128  # nodes split at once
+_TRIED: Final = 4  # candidates that the whole network looks at, the closest first
 _POLISH: Final = 3  # steps towards the boundary from a point of a bound
-_INSIDE: Final = 1 - 1e-6  # counterexamples are kept this share inside what is asked, for float32
+_INSIDE: Final = 1 - 1e-6  # counterexamples are drawn in by this share, for float32 within what is asked
 _ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
 _NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
 _SHARE: Final = 0.25  # of the budget, for one radius
@@ -49,24 +54,34 @@ class Budget:
 
 @dataclass(slots=True, eq=False)
 class Search:
-    """One sample's: certified to `lower`, broken at `upper` by `point` [*S] where one was found; only those `within` a radius count.
+    """One sample x [*S] of class y: certified to `lower`, broken at `upper` by `point` [*S] where one was found.
 
-    `place`: (the sample [*S], the inputs that its region is left with).
+    Only counterexamples `within` a radius count. `pixels`: the inputs that the region is left with.
     """
 
-    lower: float
+    graph: Graph
+    x: Tensor
+    y: int
     upper: float
     within: float
+    lower: float = 0.0
     point: Tensor | None = None
-    place: tuple[Tensor, Tensor] | None = None
+    pixels: Tensor | None = None
 
-    def meet(self, distance: float, point: Tensor) -> None:
-        """A counterexample, given by the inputs that are left."""
-        if distance < self.upper and distance <= self.within and self.place is not None:
-            x, pixels = self.place
-            whole = x.flatten().clone()
-            whole[pixels] = x.flatten()[pixels] + (point - x.flatten()[pixels]) * _INSIDE
-            self.upper, self.point = distance, whole.reshape(x.shape)
+    def meet(self, distance: Tensor, points: Tensor) -> None:
+        """Points [M, n] at `distance` [M] that may be counterexamples: the closest that the whole network misclassifies is kept.
+
+        A region says nothing of points beyond its own radius.
+        """
+        promising = torch.nonzero((distance < self.upper) & (distance <= self.within)).squeeze(1)
+        flat = self.x.flatten()
+        for i in promising[distance[promising].argsort()][:_TRIED].tolist():
+            whole = flat.clone()
+            whole[self.pixels] += (points[i] - flat[self.pixels]) * _INSIDE
+            candidate = whole.reshape(self.x.shape)
+            if float(margin(self.graph(candidate[None]), torch.tensor([self.y]))) < 0:
+                self.upper, self.point = float(distance[i]), candidate
+                return
 
 
 class Tree:
@@ -147,14 +162,12 @@ class Tree:
         """Look for counterexamples at x [N, n], and at the closest points of the boundary as the affine pieces around them have it."""
         small, ball = self.dual.region, self.dual.region.ball
         for _ in range(_POLISH + 1):
-            margin = (x * small.C[target]).sum(1) + small.c[target] + (h * small.Q[target]).sum(1)
-            distance = ball.norm.size(x - ball.x)
-            for i in torch.nonzero(margin < 0).squeeze(1).tolist():
-                if float(distance[i]) < self.search.upper:
-                    self.search.meet(float(distance[i]), x[i])
-            gradient = self.gradient(target, z)
-            height = margin - (gradient * x).sum(1)
-            radius = ball.critical(gradient[None], height[None])[0].clamp(0, 1e30) * (1 + 1e-5) + 1e-9
+            value = (x * small.C[target]).sum(1) + small.c[target] + (h * small.Q[target]).sum(1)
+            distance, gradient = ball.norm.size(x - ball.x), self.gradient(target, z)
+            height, slope = value - (gradient * x).sum(1), ball.norm.dual_size(gradient)
+            crossed = value < -BEYOND / 3 * slope * distance
+            self.search.meet(distance[crossed], x[crossed])
+            radius = ball.critical(gradient[None], height[None])[0].clamp(0, 1e30) * (1 + BEYOND) + 1e-9
             near = torch.nonzero(radius < self.search.upper).squeeze(1)
             if len(near) == 0:
                 return
@@ -224,23 +237,29 @@ class BranchAndBound(Certifier):
             raise InputError("gap", self.gap, "a number above 0 and below 1")
 
     def search(self, problem: Problem) -> Found:
-        points = torch.full_like(problem.x, math.nan)
-        radius = torch.zeros_like(problem.limit)
-        for row in range(len(problem.y)):
-            found = self.one(problem, row)
+        points, radius = torch.full_like(problem.x, math.nan), problem.limit.clone()
+        if problem.decide:
+            margins = margin_rows(problem.graph, problem.y)
+            swept = problem.bounder.sweep(problem.ball(problem.limit), "lines")
+            form = backward(swept, {len(problem.graph.nodes) - 1: margins}, swept.relax)
+            open_ = form.critical(swept.ball).amin(1) < problem.limit
+        else:
+            swept, open_ = None, torch.ones(len(problem.y), dtype=torch.bool)
+        for row in torch.nonzero(open_).squeeze(1).tolist():
+            found = self.one(problem, row, swept)
             radius[row] = found.lower
             if found.point is not None:
                 points[row] = found.point
         return Found(radius=radius, point=points)
 
-    def one(self, problem: Problem, row: int) -> Search:
-        """One sample."""
+    def one(self, problem: Problem, row: int, swept: Sweep | None) -> Search:
+        """One sample; `swept`: bounds of the whole batch at the limits, where only these matter."""
         budget, limit = Budget(self.nodes, self.seconds), float(problem.limit[row])
-        if problem.decide:
-            found = Search(lower=0.0, upper=math.inf, within=limit)
-            self.attempt(problem, row, limit, found, budget, 1.0)
+        if swept is not None:
+            found = Search(problem.graph, problem.x[row], int(problem.y[row]), upper=math.inf, within=limit)
+            self.attempt(problem, row, swept, row, found, budget, 1.0)
         else:
-            found = Search(lower=0.0, upper=float(problem.known[row]), within=math.inf)
+            found = Search(problem.graph, problem.x[row], int(problem.y[row]), upper=float(problem.known[row]), within=math.inf)
             self.climb(problem, row, found, budget)
         return found
 
@@ -256,10 +275,13 @@ class BranchAndBound(Certifier):
         top = most if found.lower > _NEAR * most else found.lower * _STRIDES[0]
         while 0 < found.lower < min(found.upper * (1 - self.gap), most) and budget.left > 0:
             before, top = budget.left, min(top, found.upper, most)
-            tree = self.attempt(problem, row, top, found, budget, _SHARE)
+            swept = problem.bounder.sweep(problem.ball(torch.tensor([top], dtype=torch.float64), rows), "lines")
+            tree = self.attempt(problem, row, swept, 0, found, budget, _SHARE)
             spent = before - budget.left
             if found.lower >= tree.goal:
                 top *= next(stride for cost, stride in zip(_COSTS, _STRIDES, strict=True) if spent <= cost)
+            elif len(tree.radius) == 0:  # only leaves are left below the goal: no radius makes them better
+                break
             elif found.lower > _WORTH * top or budget.left < _SHARE:
                 tree.run(budget, 1.0)
                 found.lower = max(found.lower, tree.lower)
@@ -267,10 +289,12 @@ class BranchAndBound(Certifier):
             else:
                 top = (found.lower + top) / 2
 
-    def attempt(self, problem: Problem, row: int, top: float, found: Search, budget: Budget, share: float) -> Tree:
-        """Branch and bound within `top` with a share of the budget. The radius certified is kept."""
-        dual = duals(problem, torch.tensor([row]), torch.tensor([top], dtype=torch.float64), self.inner)[0]
-        found.place = problem.x[row], dual.region.pixels
+    def attempt(self, problem: Problem, row: int, swept: Sweep, place: int, found: Search, budget: Budget, share: float) -> Tree:
+        """Branch and bound of sample `row`, whose bounds are `place` of the sweep, with a share of the budget; the radius is kept."""
+        dual = Dual(region(problem.bounder, swept, place, margin_rows(problem.graph, problem.y[row : row + 1])[0]))
+        if problem.norm is L2 and self.inner:
+            dual = refined(dual, self.inner)
+        found.pixels = dual.region.pixels
         budget.nodes -= len(dual.region.C)
         tree = Tree(dual, found, steps=self.steps, root_steps=self.root_steps, gap=self.gap, decide=problem.decide)
         tree.run(budget, share)

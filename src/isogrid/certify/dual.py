@@ -114,7 +114,7 @@ class Dual:
     def bound(self, m: Multipliers) -> Bound:
         """The bound that the multipliers give."""
         region = self.region
-        A, coef, constant = region.C[m.target], region.Q[m.target], region.c[m.target]
+        A, coef, constant = region.C[m.target], region.Q[m.target], (region.c - region.slack)[m.target]
         slant, curve = torch.zeros_like(constant), torch.zeros_like(constant)
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for k in reversed(range(len(region.blocks))):

@@ -21,17 +21,29 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 _PENALTY: Final = 1e4  # of leaving the polyhedron, where it is empty: bounds the multipliers
 _ROUNDS: Final = 6  # in which faces of the box are added that the closest point crosses
 _LEAST: Final = 1e-9
+BEYOND: Final = 3e-5
+"""Counterexamples are looked for this share of the distance beyond a boundary, so that rounding leaves them counterexamples."""
 
 
 def leaf_bound(dual: Dual, node: Multipliers, goal: float) -> tuple[float, Tensor | None]:
-    """(certified radius, the closest point [n] of the polyhedron or None) of one node without free units."""
+    """(certified radius, a point [n] a little inside the polyhedron close to the centre, or None) of one node without free units.
+
+    The point at the smallest distance lies on several boundaries at once, and a step across one may leave another: a second solution with
+    every boundary moved in by the share BEYOND of the distance is a point that rounding leaves inside.
+    """
     G, h = polyhedron(dual, node)
     small = dual.region
     x = small.ball.x[0].numpy()
-    if small.ball.norm is L2:
-        multipliers, step = _closest_l2(G, h, x, small.ball.low, small.ball.high)
-    else:
-        multipliers, step = _closest_linf(G, h, x, small.ball.low, small.ball.high, goal)
+
+    def solved(levels: Array) -> tuple[Array, Array | None]:
+        if small.ball.norm is L2:
+            return _closest_l2(G, levels, x, small.ball.low, small.ball.high)
+        return _closest_linf(G, levels, x, small.ball.low, small.ball.high, goal)
+
+    multipliers, step = solved(h)
+    if step is not None:
+        size = float(small.ball.norm.size(torch.from_numpy(step)[None]))
+        step = solved(h - BEYOND * size * small.ball.norm.dual_size(torch.from_numpy(G)).numpy())[1]
     fixed = torch.nonzero(node.phase[0] != 0).squeeze(1)
     beta = torch.zeros_like(node.beta)
     beta[0, fixed] = torch.from_numpy(multipliers[1:] / max(multipliers[0], _LEAST)).clamp_min(0)

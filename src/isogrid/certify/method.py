@@ -193,9 +193,7 @@ class _Run:
     def _batch(self, bounder: Bounder, part: slice, limit: Tensor, decide: bool, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         x, labels = self.x[part].double().cpu(), self.y[part].long().cpu()
         found = torch.zeros(len(labels), dtype=torch.float64)
-        candidates = (
-            self.x[part] if given is None else self.x[part] + self.norm.project(given - self.x[part], limit[part].to(given) * INSIDE)
-        )
+        candidates = self.x[part] if given is None else self.x[part] + self.norm.project(given - self.x[part], limit.to(given) * INSIDE)
         distance, points = self.confirmed(part, candidates)
         right = bounder.graph(x).argmax(1) == labels  # a tie or a wrong one proves nothing at any radius
         rows = torch.nonzero(right & ~(distance <= limit if decide else distance == 0)).squeeze(1)

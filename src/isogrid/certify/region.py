@@ -3,7 +3,7 @@
 Units that keep their sign within the ball are affine there and vanish into the matrices, as do pixels that reach nothing. What is left:
 
     z_i = <P_i, x> + <T_i, h> + p_i + e_i,  |e_i| <= drift_i      h_i = f(z_i),  low_i <= z_i <= high_i
-    m_k = <C_k, x> + <Q_k, h> + c_k (or more)
+    m_k = <C_k, x> + <Q_k, h> + c_k + e_k,  |e_k| <= slack_k
 
 with T strictly block lower triangular: a unit reads units of earlier nonlinear nodes only. It holds for every radius up to the ball's.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from isogrid.certify.ball import Ball
-from isogrid.certify.bounds import Sweep
+from isogrid.certify.bounds import Bounder, Sweep, mapped
 from isogrid.certify.graph import RUN_UNIT
 from isogrid.certify.operations import Operation, Tanh, gamma_of
 
@@ -26,7 +26,7 @@ _SCALES: Final = 1e-12  # the least square of a row's norm that a weight divides
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Region:
-    """See the head of this file: P [U, n], T [U, U], p, drift, low, high [U], C [K, n], Q [K, U], c [K]; `ball` of one sample x [1, n].
+    """See the head of this file: P [U, n], T [U, U], p, drift, low, high [U], C [K, n], Q [K, U], c, slack [K]; `ball` of one x [1, n].
 
     `blocks`: the units of each nonlinear node in turn. `curved` [U]: tanh, else ReLU. `pixels` [n]: which inputs are left.
     """
@@ -43,6 +43,7 @@ class Region:
     C: Tensor
     Q: Tensor
     c: Tensor
+    slack: Tensor
     pixels: Tensor
 
     @property
@@ -53,7 +54,7 @@ class Region:
     def cast(self, dtype: torch.dtype) -> Region:
         """The same in `dtype`, for searches whose results are checked in float64."""
         ball = replace(self.ball, x=self.ball.x.to(dtype), radius=self.ball.radius.to(dtype))
-        names = ("P", "T", "p", "drift", "low", "high", "C", "Q", "c")
+        names = ("P", "T", "p", "drift", "low", "high", "C", "Q", "c", "slack")
         return replace(self, ball=ball, **{name: getattr(self, name).to(dtype) for name in names})
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,7 @@ class Region:
     def rows_of(self, block: slice) -> Region:
         """The region with the units of a block, then their negatives, in the place of the margins."""
         P, T, p, drift = self.P[block], self.T[block], self.p[block], self.drift[block]
-        return replace(self, C=torch.cat([P, -P]), Q=torch.cat([T, -T]), c=torch.cat([p - drift, -p - drift]))
+        return replace(self, C=torch.cat([P, -P]), Q=torch.cat([T, -T]), c=torch.cat([p, -p]), slack=torch.cat([drift, drift]))
 
     def spans(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         r"""Per block (weights w, ell, delta): sum_i w_i (z_i - zhat_i)^2 <= (ell r + delta)^2 at l2 distance r; zhat at the centre.
@@ -114,28 +115,29 @@ def largest_singular(matrix: Tensor) -> Tensor:
     return found
 
 
-def region(found: Sweep, row: int, rows: Tensor) -> Region:
+def region(bounder: Bounder, found: Sweep, row: int, rows: Tensor) -> Region:
     """The region of sample `row` of a sweep; rows [K, C]: the margins as coefficients on the outputs."""
-    builder = _Builder(found, row)
+    builder = _Builder(bounder, found, row)
     values, drift = builder.outputs()
     margins = values @ rows.T
     n = builder.n
     C, P, T = margins[1 : n + 1].T, torch.cat(builder.P), builder.triangle()
-    pixels = torch.nonzero((P != 0).any(0) | (C != 0).any(0)).squeeze(1)
-    ball = found.ball.take(slice(row, row + 1))
+    kept = torch.nonzero((P != 0).any(0) | (C != 0).any(0)).squeeze(1)
+    pixels, ball = bounder.pixels[kept], found.ball.take(slice(row, row + 1))
     return Region(
         ball=replace(ball, x=ball.x.flatten(1)[:, pixels]),
         blocks=tuple(builder.blocks),
-        P=P[:, pixels].contiguous(),
+        P=P[:, kept].contiguous(),
         T=T,
         p=torch.cat(builder.p),
         drift=torch.cat(builder.drift),
         low=torch.cat(builder.low),
         high=torch.cat(builder.high),
         curved=torch.cat(builder.curved),
-        C=C[:, pixels].contiguous(),
+        C=C[:, kept].contiguous(),
         Q=margins[n + 1 :].T.contiguous(),
-        c=margins[0] - drift @ rows.abs().T,
+        c=margins[0],
+        slack=drift @ rows.abs().T,
         pixels=pixels,
     )
 
@@ -146,9 +148,9 @@ class _Builder:
     `sizes`: the sums of absolute values that a node's map adds up, which bound the rounding of our own composing and summing.
     """
 
-    def __init__(self, found: Sweep, row: int) -> None:
-        self.found, self.row = found, row
-        self.n = found.ball.x[row].numel()
+    def __init__(self, bounder: Bounder, found: Sweep, row: int) -> None:
+        self.known, self.found, self.row = bounder.maps, found, row
+        self.n = len(bounder.pixels)
         none = torch.zeros(0, dtype=torch.float64)
         self.P, self.T = [torch.zeros(0, self.n, dtype=torch.float64)], [torch.zeros(0, 0, dtype=torch.float64)]
         self.p, self.drift, self.low, self.high, self.curved = [none], [none], [none], [none], [none.bool()]
@@ -157,8 +159,7 @@ class _Builder:
 
     def outputs(self) -> tuple[Tensor, Tensor]:
         graph = self.found.graph
-        eye = torch.eye(self.n, dtype=torch.float64)
-        maps = [torch.cat([torch.zeros_like(eye[:1]), eye]).reshape(-1, *graph.nodes[0].shape)]
+        maps = [self.known[0]]
         drifts = [torch.zeros(1, *graph.nodes[0].shape, dtype=torch.float64)]
         sizes = [torch.maximum(self.found.low[0].abs(), self.found.high[0].abs())[self.row : self.row + 1]]
         ours = float(gamma_of((RUN_UNIT, 4 * graph.widest + 64))(1))
@@ -168,8 +169,7 @@ class _Builder:
             rounding = self.found.rounding[i]
             own = 0.0 if rounding is None else rounding[self.row : self.row + 1]
             if node.operation.affine:
-                out = node.operation.forward(*ins)
-                out[1:] -= node.operation.forward(*[torch.zeros_like(v[:1]) for v in ins])
+                out = self.known[i] if i in self.known else mapped(node.operation, ins)
                 low, high = node.operation.interval([-drifts[j] for j in node.inputs], [drifts[j] for j in node.inputs])
                 inside = [sizes[j] for j in node.inputs]
                 added = node.operation.rounding(inside, _whole)

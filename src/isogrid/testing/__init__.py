@@ -5,6 +5,7 @@ from isogrid.testing.bench import tiny_network
 from isogrid.testing.certificate_laws import CERTIFICATE_LAWS, check_certificate
 from isogrid.testing.exact import exact_distance
 from isogrid.testing.law import Law
+from isogrid.testing.mip import mip_distance
 from isogrid.testing.pruner_laws import PRUNER_LAWS, check_pruner
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "check_certificate",
     "check_pruner",
     "exact_distance",
+    "mip_distance",
     "tiny_network",
 ]
