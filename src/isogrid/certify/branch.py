@@ -26,6 +26,8 @@ _BATCH: Final = 128  # nodes split at once
 _TRIED: Final = 4  # candidates that the whole network looks at, the closest first
 _POLISH: Final = 3  # steps towards the boundary from a point of a bound
 _INSIDE: Final = 1 - 1e-6  # counterexamples are drawn in by this share, for float32 within what is asked
+_NOISE: Final = 0.25  # of the most that the model's rounding can move a margin: so far beyond the boundary a point is meant to be
+_LEAST: Final = 1e-12
 _ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
 _NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
 _SHARE: Final = 0.25  # of the budget, for one radius
@@ -165,9 +167,10 @@ class Tree:
             value = (x * small.C[target]).sum(1) + small.c[target] + (h * small.Q[target]).sum(1)
             distance, gradient = ball.norm.size(x - ball.x), self.gradient(target, z)
             height, slope = value - (gradient * x).sum(1), ball.norm.dual_size(gradient)
-            crossed = value < -BEYOND / 3 * slope * distance
+            noise = small.slack[target] * _NOISE
+            crossed = value < -BEYOND / 3 * slope * distance - noise / 2
             self.search.meet(distance[crossed], x[crossed])
-            radius = ball.critical(gradient[None], height[None])[0].clamp(0, 1e30) * (1 + BEYOND) + 1e-9
+            radius = ball.critical(gradient[None], height[None])[0].clamp(0, 1e30) * (1 + BEYOND) + noise / slope.clamp_min(_LEAST)
             near = torch.nonzero(radius < self.search.upper).squeeze(1)
             if len(near) == 0:
                 return
