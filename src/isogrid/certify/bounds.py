@@ -110,6 +110,7 @@ class Bounder:
             used = [i for i, node in enumerate(nodes) if i not in found for i in node.inputs if i in found]
             used += [len(nodes) - 1] if len(nodes) - 1 in found else []
             moved = sum((found[i][1:].flatten(1).abs().sum(1) for i in used if i != 0), torch.zeros(count, dtype=torch.float64))
+            moved[:1] += ~moved.any()  # a constant network keeps one
             pixels = torch.arange(count) if 0 in used else torch.nonzero(moved).squeeze(1)
             kept = torch.cat([torch.zeros(1, dtype=torch.long), pixels + 1])
             self._maps = pixels, {i: value[kept] for i, value in found.items()}

@@ -122,7 +122,9 @@ def region(bounder: Bounder, found: Sweep, row: int, rows: Tensor) -> Region:
     margins = values @ rows.T
     n = builder.n
     C, P, T = margins[1 : n + 1].T, torch.cat(builder.P), builder.triangle()
-    kept = torch.nonzero((P != 0).any(0) | (C != 0).any(0)).squeeze(1)
+    reaching = (P != 0).any(0) | (C != 0).any(0)
+    reaching[:1] |= ~reaching.any()  # a constant network keeps one input, for a ball needs a dimension
+    kept = torch.nonzero(reaching).squeeze(1)
     pixels, ball = bounder.pixels[kept], found.ball.take(slice(row, row + 1))
     return Region(
         ball=replace(ball, x=ball.x.flatten(1)[:, pixels]),
