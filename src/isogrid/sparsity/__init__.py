@@ -3,6 +3,8 @@
 from isogrid.core.registry import Registry
 from isogrid.sparsity.activations import ActivationSparsity, activation_sparsity
 from isogrid.sparsity.allocation import ALLOCATIONS, Allocation, survivors
+from isogrid.sparsity.channels import Channels
+from isogrid.sparsity.coupling import Structures, compact, structures
 from isogrid.sparsity.criteria import CRITERIA, Batch, Criterion, Loss, Magnitude
 from isogrid.sparsity.cubic import Cubic
 from isogrid.sparsity.dense import Dense
@@ -32,6 +34,7 @@ PRUNERS: Registry[Pruner] = Registry(
     Cubic,
     Lottery,
     NofM,
+    Channels,
     Surgery,
     SurgeryTarget,
     SET,
@@ -49,6 +52,7 @@ __all__ = [
     "ActivationSparsity",
     "Allocation",
     "Batch",
+    "Channels",
     "Criterion",
     "Cubic",
     "Dense",
@@ -65,11 +69,13 @@ __all__ = [
     "Pruner",
     "RigL",
     "Static",
+    "Structures",
     "Surgery",
     "SurgeryTarget",
     "Training",
     "VariationalDropout",
     "activation_sparsity",
+    "compact",
     "counted_share",
     "enforce",
     "forget",
@@ -77,5 +83,6 @@ __all__ = [
     "prunable",
     "prune_during",
     "row_axes",
+    "structures",
     "survivors",
 ]

@@ -111,7 +111,7 @@ class Pruner(ABC):
     relation: "chain", each level from the one before, level k after k trainings; or "targets", each level from the dense reference, one
     level per value of one field, which a specification gives as a list. levels: that field, and its values where no list is given.
     monotone: the promise that a weight that died stays dead. remembers: the promise that dead weights keep values of their own, which go
-    from level to level in the state.
+    from level to level in the state. exact: the promise that a setting `sparsity` is reached to one weight.
     """
 
     name: ClassVar[str]
@@ -119,6 +119,7 @@ class Pruner(ABC):
     levels: ClassVar[tuple[str, tuple[Any, ...]]] = ("sparsity", (0.8, 0.9, 0.95, 0.98, 0.99))
     monotone: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_parameters(self)
