@@ -31,7 +31,7 @@ check: $(STAMP)
 peers: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --no-deps \
 		adv-lib torchattacks adversarial-robustness-toolbox pyautoattack visdom websocket-client tqdm six eclipse-nn
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lightning]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lightning,huggingface]'
 
 bench: peers
 	$(BIN)/python benchmarks/attacks.py

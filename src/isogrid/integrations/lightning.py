@@ -7,10 +7,11 @@ from typing import Any
 from torch.optim import Optimizer
 
 from isogrid.core.errors import InputError
+from isogrid.integrations.plan import Plan
 from isogrid.sparsity import Masks, Pruner
 from isogrid.sparsity.criteria import Batch
-from isogrid.sparsity.own_loop import Steps, begin
-from isogrid.sparsity.pruner import Dynamics, Static
+from isogrid.sparsity.own_loop import Steps
+from isogrid.sparsity.pruner import Dynamics
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -31,11 +32,7 @@ class Prune(Callback):
     """
 
     def __init__(self, pruner: Pruner | None = None, *, samples: Batch | None = None, masks: Masks | None = None, **rest: Any) -> None:
-        if pruner is None and masks is None:
-            raise InputError("pruner", None, "a pruner with samples=(x, y), or masks=...")
-        if pruner is not None and samples is None:
-            raise InputError("samples", None, "some training samples (x, y) beside the pruner")
-        self._pruner, self._samples, self._rest = pruner, samples, rest
+        self._plan = Plan(pruner, samples, masks, rest)
         self.masks = masks
         self.state: dict[str, Any] = {}
         self._steps: Steps | None = None
@@ -56,17 +53,11 @@ class Prune(Callback):
         self._handles = [optimizer.register_step_post_hook(lambda *_: self._at_step())]
 
     def _begin(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> Dynamics:
-        if self._pruner is None:
-            assert self.masks is not None
-            return Static(module, self.masks.on(module))
-        if trainer.global_step:
-            raise InputError("ckpt_path", f"step {trainer.global_step}", "a fit from its start, or masks=Masks.of_zeros(module)")
-        total = trainer.estimated_stepping_batches
+        self._plan.resumes("ckpt_path", trainer.global_step)
+        total = trainer.estimated_stepping_batches if self._plan.pruner is not None else 0
         if total == float("inf"):
             raise InputError("max_steps", total, "a trainer that knows how many steps it takes: max_epochs or max_steps")
-        assert self._samples is not None
-        x, y = (part.to(module.device) for part in self._samples)
-        return begin(self._pruner, module, optimizer, steps=int(total), samples=(x, y), masks=self.masks, **self._rest)
+        return self._plan.begin(module, optimizer, int(total), module.device, self.masks)
 
     def _at_step(self) -> None:
         assert self._steps is not None
