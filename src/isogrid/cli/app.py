@@ -196,7 +196,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")
 
 @app.command()
 def attack(
-    model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program or TorchScript.")],
+    model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program, TorchScript, .onnx.")],
     data: Annotated[str, typer.Option(help="mnist-5k, digits, a .npz, a folder ...")] = "mnist-5k",
     weights: Annotated[str | None, typer.Option(help="The network's weights (.safetensors).")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
@@ -225,7 +225,7 @@ def attack(
 
 @app.command()
 def certify(
-    model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program or TorchScript.")],
+    model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program, TorchScript, .onnx.")],
     data: Annotated[str, typer.Option(help="mnist-5k, digits, a .npz, a folder ...")] = "mnist-5k",
     weights: Annotated[str | None, typer.Option(help="The network's weights (.safetensors).")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,

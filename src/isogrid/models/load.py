@@ -20,8 +20,12 @@ from isogrid.core.numbers import sizes, whole
 from isogrid.core.random import isolated, seed_global
 from isogrid.core.targets import load_target
 from isogrid.models import zoo
+from isogrid.models.onnx_file import ONNX, open_onnx
 from isogrid.models.program import SUFFIXES, open_program
 from isogrid.models.weights import load_weights
+
+FILES = SUFFIXES + ONNX
+"""Suffixes of a model's name that mean a file which holds a whole network, not a factory."""
 
 
 def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
@@ -47,7 +51,7 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
             return zoo.build(name, shape, count, start)
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # sizes that no memory holds
             raise InputError("model", f"{name} for {shape} and {count} classes", f"sizes that fit the memory ({error})") from None
-    if Path(name).suffix in SUFFIXES:
+    if Path(name).suffix in FILES:
         raise InputError("model", name, "a built-in model or a factory: an exported program has no layers to train or prune")
     if ":" not in name:
         raise one_of("model", name, [*zoo.MODELS, "file.py:factory", "package.module:factory"])
@@ -63,18 +67,18 @@ def open_model(
     seed: int = 0,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> nn.Module:
-    """A TRAINED model, in eval mode: a factory or built-in network with `weights`, a torch.export program (.pt2), or TorchScript.
+    """A TRAINED model, in eval mode: a factory or built-in network with `weights`, a torch.export program, TorchScript or an ONNX file.
 
     `x` [N, *S]: some samples that it will see. A factory may bring its own weights; a built-in network needs `weights`; what was done so
-    that they fit is told to `on_note`. Raises InputError where the file cannot be used and ModelError where a program gives no input
-    gradients.
+    that they fit is told to `on_note`. An ONNX file is compared with onnxruntime on `x`. Raises InputError where the file cannot be used
+    and ModelError where a program gives no input gradients.
     """
     if not isinstance(x, Tensor) or x.dim() < 2 or len(x) == 0:
         raise InputError("x", x if not isinstance(x, Tensor) else f"shape {tuple(x.shape)}", "some samples, a tensor [N, ...]")
-    if isinstance(name, str) and Path(name).suffix in SUFFIXES:
+    if isinstance(name, str) and Path(name).suffix in FILES:
         if weights is not None:
-            raise InputError("weights", str(weights), f"no weights beside {name}: the program holds its own")
-        return open_program(Path(name), x)
+            raise InputError("weights", str(weights), f"no weights beside {name}: the file holds its own")
+        return open_onnx(name, x) if Path(name).suffix in ONNX else open_program(Path(name), x)
     model = build(name, tuple(x.shape[1:]), classes, seed)
     if weights is not None:
         for note in load_weights(model, weights):
@@ -91,7 +95,7 @@ def source_digest(name: str) -> str:
     """
     if not isinstance(name, str) or zoo.is_built_in(name):
         return ""
-    if Path(name).suffix in SUFFIXES:
+    if Path(name).suffix in FILES:
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] if Path(name).is_file() else ""
     return targets.source_digest(name)
 
