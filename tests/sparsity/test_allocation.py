@@ -94,3 +94,37 @@ def test_quotas_add_up_stay_in_bounds_and_are_a_common_scale_to_one(layers, coun
 def test_top_of_nothing_of_all_and_of_equals(count):
     assert int(top(torch.zeros(5), count).sum()) == count
     assert int(top(torch.tensor([-torch.inf, 1, 1, -torch.inf, torch.inf]), count).sum()) == count
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.sampled_from([3, 100, 9000, 60000]),
+    share=st.floats(0.0, 1.0),
+    kind=st.sampled_from(["spread", "ties", "equal", "mostly lowest", "rising", "falling", "a peak every 16"]),
+)
+def test_top_is_the_end_of_a_stable_ranking(size, share, kind):
+    scores = torch.randn(size, generator=generator(0, "top", size))
+    if kind == "ties":
+        scores = scores.mul(3).round()
+    elif kind == "equal":
+        scores = torch.ones(size)
+    elif kind == "mostly lowest":
+        scores[torch.rand(size, generator=generator(1, "top")) < 0.9] = torch.finfo(torch.float32).min
+    elif kind in ("rising", "falling"):
+        scores = scores.sort(descending=kind == "falling").values
+    elif kind == "a peak every 16":  # a sample of every 16th is no picture of this
+        scores[::16] += 100
+    count = int(share * size)
+    wanted = torch.zeros(size, dtype=torch.bool)
+    wanted[scores.argsort(stable=True)[size - count :]] = True
+    assert torch.equal(top(scores, count), wanted)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 9), (4, 3, 2, 2)])
+def test_the_survivor_is_the_first_of_the_best(shape):
+    for seed in range(20):
+        scores = torch.randn(shape, generator=generator(seed, "survivor")).round()
+        mask = torch.rand(shape, generator=generator(seed, "alive")) < 0.6
+        kept = survivors({"w": scores}, {"w": mask}, {})["w"].flatten().nonzero().flatten().tolist()
+        alive = [(-score, i) for i, (score, lives) in enumerate(zip(scores.flatten().tolist(), mask.flatten(), strict=True)) if lives]
+        assert kept == ([min(alive)[1]] if alive else [])

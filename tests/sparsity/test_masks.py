@@ -125,3 +125,14 @@ def test_sparsity_after_k_rounds_is_the_papers():
 def test_a_rate_outside_0_1_is_refused(value):
     with pytest.raises(InputError, match="rate"):
         Progressive(rate=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_what_is_dead_is_plus_zero_whatever_it_was_and_what_lives_keeps_its_bits(dtype):
+    net = nn.Linear(6, 2).to(dtype)
+    values = torch.tensor([1.5, -2.0, torch.inf, -torch.inf, torch.nan, -0.0], dtype=dtype)
+    with torch.no_grad():
+        net.weight[:] = values
+    Masks({"weight": torch.tensor([[True] * 6, [False] * 6])}).apply(net)
+    assert torch.equal(net.weight[0].view(torch.uint8), values.view(torch.uint8))
+    assert not bool(net.weight[1].contiguous().view(torch.uint8).any())

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from isogrid.core.registry import Registry
 from isogrid.sparsity.masks import Masks
+
+LARGE, STRIDE = 1 << 13, 16
+"""Of how many scores a sample is looked at before the highest are selected, and every which one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +106,16 @@ def _highest(counts: Mapping[str, int], scores: Mapping[str, Tensor], masks: Mas
 def _ranked(scores: Tensor, mask: Tensor, protected: Tensor) -> Tensor:
     """[numel]: what is protected before everything else, what is dead behind it."""
     ranked = among(scores, mask).flatten()
-    ranked[protected.flatten().nonzero().squeeze(1)] = torch.inf
+    ranked[places(protected)] = torch.inf
     return ranked
 
 
 def among(scores: Tensor, mask: Tensor) -> Tensor:
-    """The scores where `mask` is true, lower than any of them elsewhere; a sixth of the time of torch's masked_fill and where."""
-    return scores + (mask.to(scores.dtype) - 1).mul_(torch.finfo(scores.dtype).max)
+    """The scores where `mask` is true, lower than any of them elsewhere; a quarter of the time of torch's masked_fill and where.
+
+    As bytes truth values become numbers by vector instructions.
+    """
+    return mask.view(torch.uint8).to(scores.dtype).sub_(1).mul_(torch.finfo(scores.dtype).max).add_(scores)
 
 
 def quotas(wanted: Mapping[str, float], least: Mapping[str, int], most: Mapping[str, int], count: int) -> dict[str, int]:
@@ -141,22 +148,34 @@ def top(scores: Tensor, count: int) -> Tensor:
     """
     if not 0 < count < len(scores):
         return torch.full_like(scores, count > 0, dtype=torch.bool)
-    edge = _least_of_top(scores, count)
-    keep = scores > edge
-    ties = (scores == edge).nonzero().squeeze(1)
-    keep[ties[len(ties) - (count - int(keep.sum())) :]] = True
+    if count > len(scores) // 2:  # the others, from the other end: they are fewer
+        return ~top(-scores.flip(0), len(scores) - count).flip(0)
+    if len(scores) > LARGE:  # every 16th value says about where the edge is
+        sample = scores[::STRIDE]
+        about = sample.topk(min(len(sample), count // STRIDE * 5 // 4 + STRIDE), sorted=False).values.min()
+        above = places(scores >= about)
+        if count <= len(above) < len(scores):  # it said so, and a selection among these few is all that is left
+            keep = torch.zeros_like(scores, dtype=torch.bool)
+            keep[above[top(scores[above], count)]] = True
+            return keep
+    edge = scores.topk(count, sorted=False).values.min()
+    keep = scores >= edge
+    ties = int(torch.count_nonzero(keep)) - count
+    if ties:
+        keep[places(scores == edge)[:ties]] = False
     return keep
 
 
-def _least_of_top(scores: Tensor, count: int) -> float:
-    """The `count`-th largest of `scores` [N]: a selection from the nearer end, the fastest there is whether most are equal or none."""
-    rest = len(scores) - count + 1
-    if count <= rest:
-        return float(scores.topk(count, sorted=False).values.min())
-    return float(scores.topk(rest, largest=False, sorted=False).values.max())
+def places(mask: Tensor) -> Tensor:
+    """int64: where a bool tensor is true in the order of its elements; on the CPU by numpy, an eighth of the time of torch's nonzero.
+
+    >>> places(torch.tensor([[False, True], [True, False]])).tolist()
+    [1, 2]
+    """
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.flatten().nonzero().squeeze(1)
 
 
-def survivors(scores: Mapping[str, Tensor], masks: Masks, axes: Mapping[str, int]) -> dict[str, Tensor]:
+def survivors(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], axes: Mapping[str, int]) -> dict[str, Tensor]:
     """The weights that no method may remove: of each parameter the best alive one, and of those in `axes` (`paths.row_axes`: the output
     layer, by class) the best alive one of each slice along that axis."""
     protected = {}
@@ -166,10 +185,19 @@ def survivors(scores: Mapping[str, Tensor], masks: Masks, axes: Mapping[str, int
         rows = mask.reshape(1, -1) if axis is None else moved.reshape(len(moved), -1)
         score = scores[name] if axis is None else scores[name].movedim(axis, 0)
         best = torch.zeros_like(rows)
-        best[torch.arange(len(rows)), among(score.reshape(rows.shape), rows).argmax(1)] = True
+        best[torch.arange(len(rows)), _first_best(among(score.reshape(rows.shape), rows), mask.shape[-1])] = True
         kept = (best & rows).view(moved.shape)
         protected[name] = kept if axis is None else kept.movedim(0, axis)
     return protected
+
+
+def _first_best(scores: Tensor, part: int) -> Tensor:
+    """argmax over the columns of `scores` [R, N], the first of equal ones; where R is 1 by way of the maxima of parts of that size."""
+    if len(scores) != 1 or part in (0, scores.numel()):
+        return scores.argmax(1)
+    parts = scores.view(-1, part)
+    best = parts.amax(1).argmax()
+    return (best * part + parts[best].argmax()).view(1)
 
 
 ALLOCATIONS: Registry[Allocation] = Registry("allocation", Allocation, Layer, Global, ERK)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from isogrid.core.parameters import number
 from isogrid.core.registry import Config
 from isogrid.sparsity import settings
-from isogrid.sparsity.allocation import ALLOCATIONS, among, survivors, top
+from isogrid.sparsity.allocation import ALLOCATIONS, among, places, survivors, top
 from isogrid.sparsity.criteria import Magnitude, Random
 from isogrid.sparsity.layers import effective_weights, named_weights
 from isogrid.sparsity.masks import Masks
@@ -63,17 +64,28 @@ class Regrowing(Static):
 
     def _exchange(self, step: int, share: float) -> None:
         """Of each layer's weights drop the share `share`, the smallest, and grow as many of those that are dead then."""
-        sizes = {name: weight.abs() for name, weight in effective_weights(self.training.model).items()}
-        protected = survivors(sizes, self.masks, self._axes)
+        weights = effective_weights(self.training.model)
         kept, new = {}, {}
         for name, mask in self.masks.items():
-            removable = (mask & ~protected[name]).flatten().nonzero().squeeze(1)
-            count = min(int(share * int(mask.sum())), len(removable))
-            kept[name] = _without(mask, removable, sizes[name], count)
+            kept[name] = mask.clone()
+            gone = self._smallest(name, weights[name], mask, share)
+            kept[name].view(-1)[gone] = False
             candidates = self.training.masks[name] & ~kept[name]
-            grown = top(among(self.growth(name, step), candidates).flatten(), count).view(mask.shape)
+            grown = top(among(self.growth(name, step), candidates).flatten(), len(gone)).view(mask.shape)
             new[name] = kept[name] | grown
         self._revise(step, Masks(kept), Masks(new))
+
+    def _smallest(self, name: str, weight: Tensor, mask: Tensor, share: float) -> Tensor:
+        """The places of the share of a layer's weights that goes: the smallest (ties: lower index first) that need not stay."""
+        alive = places(mask)
+        sizes = weight.flatten()[alive].abs()
+        if name in self._axes:
+            stay = survivors({name: weight.abs()}, {name: mask}, self._axes)[name].flatten()[alive]
+        else:  # the largest one: no need to look at those that are dead
+            stay = survivors({name: sizes}, {name: torch.ones_like(sizes, dtype=torch.bool)}, {})[name]
+        removable = places(~stay)
+        count = min(int(share * len(alive)), len(removable))
+        return alive[removable[~top(sizes[removable], len(removable) - count)]]
 
     def _revise(self, step: int, kept: Masks, new: Masks) -> None:
         before, optimizer = self.masks, self.training.optimizer
@@ -87,10 +99,3 @@ class Regrowing(Static):
 
     def finish(self) -> tuple[Masks, dict[str, Tensor]]:
         return self.masks, self._record.state()
-
-
-def _without(mask: Tensor, removable: Tensor, sizes: Tensor, count: int) -> Tensor:
-    """The mask without the `count` smallest of the weights at the places `removable` (ties: lower index first)."""
-    keep = mask.flatten().clone()
-    keep[removable[~top(sizes.flatten()[removable], len(removable) - count)]] = False
-    return keep.view(mask.shape)
