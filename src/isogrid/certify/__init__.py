@@ -2,6 +2,7 @@
 
 certificate = make({"name": "crown", "norm": "l2"})(model, x, y)     # certificate.radius [N]
 verdicts = CROWN(norm="linf").verify(model, x, y, eps=0.1)            # verdicts.certified, .broken, .undecided [N]
+decide(models.read_onnx("net.onnx"), read_property("prop.vnnlib"), [CROWN(norm="linf")]).verdict    # "holds", "violated" or "unknown"
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from isogrid.certify.crown import CROWN, CROWNIBP, IBP, FastLin
 from isogrid.certify.fast_lip import FastLip
 from isogrid.certify.method import Certifier
 from isogrid.certify.norm_product import NormProduct
+from isogrid.certify.properties import Decision, Property, decide, read_property
 from isogrid.certify.reading import read_graph
 from isogrid.core.registry import Registry
 
@@ -32,11 +34,15 @@ __all__ = [
     "BranchAndBound",
     "Certificate",
     "Certifier",
+    "Decision",
     "FastLin",
     "FastLip",
     "NormProduct",
+    "Property",
     "Verdicts",
+    "decide",
     "make",
     "read_graph",
+    "read_property",
     "strongest",
 ]

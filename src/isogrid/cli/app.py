@@ -226,18 +226,21 @@ def attack(
 @app.command()
 def certify(
     model: Annotated[str, typer.Option(help="linear, lenet-300-100, lenet-5, file.py:factory, a .pt2 program, TorchScript, .onnx.")],
-    data: Annotated[str, typer.Option(help="mnist-5k, digits, a .npz, a folder ...")] = "mnist-5k",
+    data: Annotated[str | None, typer.Option(help="mnist-5k (the default), digits, a .npz, a folder ...")] = None,
     weights: Annotated[str | None, typer.Option(help="The network's weights (.safetensors).")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
-    norm: Annotated[str, typer.Option(help="linf, l2, or both with a comma.")] = "linf,l2",
+    norm: Annotated[str | None, typer.Option(help="linf, l2, or both with a comma (the default).")] = None,
     methods: Annotated[str, typer.Option(help="Certificates with commas, of which the best counts (`isogrid list`).")] = "crown",
     eps: Annotated[float | None, typer.Option(help="Only decide at this size of perturbation; without it, radii.")] = None,
     exact: Annotated[
         float | None, typer.Option(help="Search what is still open completely, for so many seconds a sample.", metavar="SECONDS")
     ] = None,
-    samples: Annotated[int, typer.Option(help="How many test samples.")] = 100,
+    samples: Annotated[int | None, typer.Option(help="How many test samples (default: 100).")] = None,
+    question: Annotated[
+        Path | None, typer.Option("--property", help="Decide this VNN-LIB property of an .onnx model instead.", metavar="FILE.vnnlib")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample ends (Parquet).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample ends (Parquet) or the counterexample.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """What can be proved of one trained model: certified radii beside attacked ones, or verdicts at one eps.
@@ -245,10 +248,24 @@ def certify(
     Example:
 
         isogrid certify --model lenet-300-100 --weights net.safetensors --norm linf --eps 0.1 --exact 5
+
+    A VNN-LIB property of an ONNX file holds, is violated, or stays unknown:
+
+        isogrid certify --model net.onnx --property prop.vnnlib --exact 60
     """
+    if question is not None:
+        from isogrid.cli.deciding import decide_property
+
+        unused = {"data": data, "weights": weights, "classes": classes, "norm": norm, "eps": eps, "samples": samples}
+        decide_property(
+            model=model, question=question, unused=unused, methods=methods, exact=exact, seed=seed, out=out, as_json=as_json,
+            console=out_console,
+        )  # fmt: skip
+        return
     from isogrid.cli.certifying import certify_model
 
     certify_model(
-        model=model, data=data, weights=weights, classes=classes, norms=norm, methods=methods, eps=eps, exact=exact, samples=samples,
-        seed=seed, out=out, as_json=as_json, console=out_console, progress_console=err_console,
+        model=model, data=data or "mnist-5k", weights=weights, classes=classes, norms=norm or "linf,l2", methods=methods, eps=eps,
+        exact=exact, samples=100 if samples is None else samples, seed=seed, out=out, as_json=as_json, console=out_console,
+        progress_console=err_console,
     )  # fmt: skip

@@ -69,17 +69,11 @@ def certify_model(
 ) -> None:
     """Load, attack, certify, print."""
     chosen = split_list("norm", norms, str, "linf, l2 or both with a comma")
-    names = split_list("methods", methods, str, "names with commas")
-    for field, given, accepted in (("norm", chosen, NORMS), ("methods", names, CERTIFICATES)):
-        for name in given:
-            if name not in accepted:
-                raise one_of(field, name, accepted)
-    for field, value in (("eps", eps), ("exact", exact)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(field, value, "a finite number > 0")
-    configs: list[dict[str, Any]] = [{"name": name} for name in names]
-    if exact is not None:
-        configs.append({"name": EXACT, "seconds": exact})
+    for name in chosen:
+        if name not in NORMS:
+            raise one_of("norm", name, NORMS)
+    require_positive("eps", eps)
+    configs = configurations(methods, exact)
     labels = None if classes is None else tuple(split_list("classes", classes, int, "labels as 1,7"))
     test = data_library.load(data, classes=labels, test=samples, hold_out=False).test
     network = models.open_model(
@@ -96,6 +90,22 @@ def certify_model(
         print(json.dumps(_plain(model, test, found, configs, eps), indent=1, allow_nan=False))
         return
     console.print(certificate_table(model, test, found, eps))
+
+
+def configurations(methods: str, exact: float | None) -> list[dict[str, Any]]:
+    """The methods that the flags name, the complete search last."""
+    names = split_list("methods", methods, str, "names with commas")
+    for name in names:
+        if name not in CERTIFICATES:
+            raise one_of("methods", name, CERTIFICATES)
+    require_positive("exact", exact)
+    return [{"name": name} for name in names] + ([] if exact is None else [{"name": EXACT, "seconds": exact}])
+
+
+def require_positive(field: str, value: float | None) -> None:
+    """Raise InputError unless a flag was left out or is a finite number > 0."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise InputError(field, value, "a finite number > 0")
 
 
 def _bracket(

@@ -1,7 +1,7 @@
 """Models: `build` makes one by name, `open_model` opens a trained one; `MODELS` is the registry of built-in names."""
 
 from isogrid.models.load import build, open_model, source_digest
-from isogrid.models.onnx_file import OnnxNetwork, read_onnx
+from isogrid.models.onnx_file import ONNX, OnnxNetwork, read_onnx
 from isogrid.models.program import Program, open_program
 from isogrid.models.weights import load_weights
 from isogrid.models.winners import KWinners, k_winners
@@ -9,6 +9,7 @@ from isogrid.models.zoo import MODELS, BinaryLinear
 
 __all__ = [
     "MODELS",
+    "ONNX",
     "BinaryLinear",
     "KWinners",
     "OnnxNetwork",

@@ -7,7 +7,6 @@ its own folder.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,25 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.core.errors import InputError
+from isogrid.core.extras import needed
 from isogrid.core.files import exists, user_path
 from isogrid.core.random import generator
 from isogrid.models.onnx_operators import OPERATORS
 from isogrid.models.onnx_step import Live, Node, Step, Unsupported, tensor
 
 ONNX: Final = (".onnx",)
+EXTRA: Final = ("onnx", "ONNX files")
 AGREE: Final = 1e-4
 """Logits may differ from onnxruntime's by this share of the largest one (of 1, where that is smaller): two orders of summation do."""
 _NOISE: Final = 16  # inputs drawn between the smallest and the largest value of the samples, compared beside these
 _FLOAT: Final = 1  # TensorProto.FLOAT
-
-
-def needed(name: str) -> Any:
-    """A module of the extra `onnx`; raises InputError that names the extra where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        missing = (error.name or name).split(".")[0]
-        raise InputError("onnx", f"no package {missing}", "ONNX files need the extra onnx: pip install 'isogrid[onnx]'") from None
 
 
 @final
@@ -95,7 +87,7 @@ def read_onnx(path: str | Path) -> OnnxNetwork:
     path = user_path(path, "model")
     if not exists(path):
         raise InputError("model", str(path), "the path of an existing ONNX file")
-    onnx = needed("onnx")
+    onnx = needed("onnx", *EXTRA)
     proto = _parsed(onnx, path)
     source, shape = _interface(onnx, proto, path)
     module, classes = _module(onnx, proto, path, source, shape)
@@ -206,7 +198,7 @@ def _tried(step: Step, values: dict[str, Live | Tensor]) -> Tensor:
 
 def _folded(onnx: Any, proto: Any, node: Any, inputs: tuple[Live | Tensor | None, ...]) -> dict[str, Live | Tensor]:
     """What a node gives whose inputs are all constant, by ONNX's own reference."""
-    reference = needed("onnx.reference")
+    reference = needed("onnx.reference", *EXTRA)
     held = {name: value.numpy() for name, value in zip(node.input, inputs, strict=True) if isinstance(value, Tensor)}
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in held.items()]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
@@ -217,7 +209,7 @@ def _folded(onnx: Any, proto: Any, node: Any, inputs: tuple[Live | Tensor | None
 
 def _session(proto: Any, path: Path) -> Any:
     """onnxruntime on the same tensors, on one thread; it is handed bytes, so that it opens no file itself."""
-    runtime = needed("onnxruntime")
+    runtime = needed("onnxruntime", *EXTRA)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
