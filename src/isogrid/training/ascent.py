@@ -4,6 +4,7 @@ that are judged (`isogrid.attacks`): a training step pays for no probe, no count
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from isogrid.attacks.driver.subject import frozen
 from isogrid.attacks.steps.region import Region
 from isogrid.core.errors import ModelError
 from isogrid.core.norms import NORMS
+from isogrid.training.first_layer import FewChannels, first_layer_of
 
 Slope = Callable[[Tensor], Tensor]
 """Logits [B, C] -> the slope [B, C] of what is climbed, up to a positive factor per row: directions do not see it."""
@@ -40,12 +42,14 @@ def ascend(model: nn.Module, start: Tensor, slope: Slope, region: Region, *, ste
     [[0.25, 0.75]]
     """
     x = start.clone()
+    few = FewChannels() if first_layer_of(model, x) else contextlib.nullcontext()
     with frozen(model), torch.enable_grad():
         for _ in range(steps):
             leaf = x.detach().requires_grad_()
             z = model(leaf)
             if not z.requires_grad:
                 raise ModelError("model: its logits have no gradient with respect to the input, which adversarial training needs")
-            (gradient,) = torch.autograd.grad(z, leaf, slope(z.detach()))
+            with few:
+                (gradient,) = torch.autograd.grad(z, leaf, slope(z.detach()))
             region.project_(x.add_(region.norm.steepest(gradient), alpha=step))
     return x
