@@ -91,12 +91,6 @@ def test_an_ascent_takes_it_once_a_step_where_there_is_such_a_layer(taken):
     ascend(net, x, torch.sign, ball(x, 0.1, "l2", (0.0, 1.0)), steps=3, step=0.05)
     assert len(taken) == 3
     assert all(p.requires_grad for p in net.parameters())
-    ascend(
-        net[2:],
-        x[:, :, :6, :6].repeat(1, 3, 1, 1),
-        torch.sign,
-        ball(x[:, :, :6, :6].repeat(1, 3, 1, 1), 0.1, "l2", (0, 1)),
-        steps=3,
-        step=1,
-    )
+    maps = torch.rand(5, 3, 6, 6)
+    ascend(net[2:], maps, torch.sign, ball(maps, 0.1, "l2", (0.0, 1.0)), steps=3, step=0.05)
     assert len(taken) == 3
