@@ -3,8 +3,7 @@
     python benchmarks/vnncomp.py BENCHMARK RESULTS [--seconds 30]
 
 BENCHMARK: a folder of VNN-COMP's benchmark repositories (instances.csv, onnx, vnnlib; .gz too), as benchmarks/mnist_fc of
-vnncomp2022_benchmarks. RESULTS: the repository of the same year's results, a folder per verifier with one per benchmark that holds
-results.csv. Every property is attacked and given to each method alone; a line of JSON per property goes to build/vnncomp-NAME.jsonl, where
+vnncomp2022_benchmarks, or benchmarks/eran of vnncomp2021. RESULTS: the repository of the same year's results. Every property is attacked and given to each method alone; a line of JSON per property goes to build/vnncomp-NAME.jsonl, where
 a second run goes on.
 """
 
@@ -28,6 +27,7 @@ from isogrid.models import read_onnx
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "branch-and-bound")
 WORDS = {"holds": "unsat", "violated": "sat"}
+"""Ours and 2021's words for the competition's."""
 
 
 def plain(path: Path, folder: Path) -> Path:
@@ -41,12 +41,15 @@ def plain(path: Path, folder: Path) -> Path:
 
 
 def published(results: Path, name: str) -> dict[tuple[str, str], dict[str, str]]:
-    """(network, property) -> {verifier: sat or unsat} from every verifier's results.csv."""
+    """(network, property) -> {verifier: sat or unsat}: 2021 has a file per verifier, later years a folder with one per benchmark."""
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for path in sorted(results.glob(f"*/{name}/results.csv")):
+    files = {path: path.parent.parent.name for path in results.glob(f"*/{name}/results.csv")}
+    files |= {path: path.stem for path in results.glob("results_csv/*.csv")}
+    for path, verifier in sorted(files.items()):
         for row in csv.reader(path.read_text(encoding="utf-8").splitlines()):
-            if len(row) > 4 and row[4] in WORDS.values() and row[0] == name:
-                found.setdefault((Path(row[1]).name, Path(row[2]).name), {})[path.parent.parent.name] = row[4]
+            said = WORDS.get(row[4], row[4].lower()) if len(row) > 4 and row[0] == name else ""
+            if said in WORDS.values():
+                found.setdefault((Path(row[1]).name, Path(row[2]).name), {})[verifier] = said
     return found
 
 
@@ -78,7 +81,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     known = published(options.results, options.benchmark.name)
-    instances = [row[:2] for row in csv.reader((options.benchmark / "instances.csv").read_text(encoding="utf-8").splitlines()) if row]
+    listed = next(options.benchmark.glob("*instances.csv")).read_text(encoding="utf-8")
+    instances = [row[:2] for row in csv.reader(listed.splitlines()) if row]
     kept = Path("build") / f"vnncomp-{options.benchmark.name}.jsonl"
     kept.parent.mkdir(exist_ok=True)
     done = {tuple(row["of"]): row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}

@@ -94,6 +94,12 @@ def test_numbers_in_every_form(tmp_path, written):
     assert parsed(tmp_path, text).low.item() == 2.5e-5
 
 
+def test_integers_are_numbers(tmp_path):
+    text = declared(2, 2) + "(assert (>= X_0 -1))(assert (<= X_0 2))(assert (>= X_1 +0))(assert (>= 3 X_1))" + rivals(0, 2)
+    found = parsed(tmp_path, text)
+    assert (found.low.tolist(), found.high.tolist()) == ([-1.0, 0.0], [2.0, 3.0])
+
+
 HEAD, BOX = declared(2, 3), bounds([0.2, 0.3], [0.4, 0.5])
 REFUSED = {
     "nothing": "",

@@ -26,6 +26,7 @@ _MOST_EXPONENT: Final = 400
 _DECLARED: Final = re.compile(r"\(\s*declare-(?:const|fun)\s+([^\s()]+)\s+(?:\(\s*\)\s*)?([^\s()]+)\s*\)")
 _EXPONENT: Final = re.compile(r"(?<=[\s(])[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+(?=[\s)])")
 _PLAIN: Final = re.compile(r"(?<=[\s(])\+?(-?)(\d*)\.(\d*)(?=[\s)])")
+_INTEGER: Final = re.compile(r"(?<=[\s(])\+?(-?\d+)(?=[\s)])")
 _NAME: Final = re.compile(r"\b([XY])_(\d+)\b")
 
 Region = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]], int, int, bool]
@@ -71,7 +72,7 @@ def _parsed(text: str) -> Any:
 
 
 def _newer(text: str) -> str:
-    """Version 1 as version 2: X_3 becomes X[3]."""
+    """Version 1 as version 2: X_3 becomes X[3], and an integer, which there is no float32, a decimal."""
     names = [found[1] for found in _DECLARED.finditer(text)]
     counts = {}
     for letter in "XY":
@@ -82,7 +83,8 @@ def _newer(text: str) -> str:
     if len(names) != sum(counts.values()):
         raise _Other("declarations other than X_i and Y_i")
     header = f"(declare-network f (declare-input X float32 [{counts['X']}]) (declare-output Y float32 [{counts['Y']}]))"
-    return f"(vnnlib-version <2.0>)\n{header}\n" + _NAME.sub(r"\1[\2]", _DECLARED.sub(" ", text))
+    body = _INTEGER.sub(r"\1.0", _NAME.sub(r"\1[\2]", _DECLARED.sub(" ", text)))
+    return f"(vnnlib-version <2.0>)\n{header}\n{body}"
 
 
 def _decimal(match: re.Match[str]) -> str:

@@ -175,7 +175,7 @@ def _named(path: Path, node: Any) -> Iterator[None]:
 def _step(onnx: Any, node: Any, inputs: tuple[Live | Tensor | None, ...]) -> Step:
     read = OPERATORS.get(node.op_type)
     if read is None:
-        raise Unsupported(f"an operator other than {', '.join(sorted(OPERATORS))}")
+        raise Unsupported(f"it is none of {', '.join(sorted(OPERATORS))}")
     if any(node.output[1:]):
         raise Unsupported("more than one output")
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
