@@ -3,8 +3,8 @@
     python benchmarks/vnncomp.py BENCHMARK RESULTS [--seconds 30]
 
 BENCHMARK: a folder of VNN-COMP's benchmark repositories (instances.csv, onnx, vnnlib; .gz too), as benchmarks/mnist_fc of
-vnncomp2022_benchmarks, or benchmarks/eran of vnncomp2021. RESULTS: the repository of the same year's results. Every property is attacked and given to each method alone; a line of JSON per property goes to build/vnncomp-NAME.jsonl, where
-a second run goes on.
+vnncomp2022_benchmarks, or benchmarks/eran of vnncomp2021. RESULTS: the repository of the same year's results. Every property is attacked
+and given to each method alone; a line of JSON per property goes to build/vnncomp-NAME.jsonl, where a second run goes on.
 """
 
 from __future__ import annotations
