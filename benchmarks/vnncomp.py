@@ -126,7 +126,8 @@ def body(done: dict[tuple[str, ...], dict[str, list[object]]], known: dict[tuple
         f"Branch and bound: {seconds:g} s of CPU time a property at most; those that hold take {times[len(times) // 2]:.2g} s in the "
         f"median and up to {times[-1]:.3g} s, attacks included. {machine('one thread')}."
     )
-    return f"{about}\n\n{table(header, lines)}\n\nProved by us where somebody published a counterexample: {wrong}. Published verdicts that ours contradict: {contradicted}.\n"
+    told = f"Proved by us where somebody published a counterexample: {wrong}. Published verdicts that ours contradict: {contradicted}."
+    return f"{about}\n\n{table(header, lines)}\n\n{told}\n"
 
 
 if __name__ == "__main__":
