@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -133,7 +134,7 @@ def main() -> None:
     if arguments.only is None:
         about = (
             f"CPU time over that of a plain loop (fused SGD, batch {BATCH}): median of {arguments.pairs} interleaved pairs"
-            f" [95 % interval]. {machine()}."
+            f" [95 % interval]. {machine()}; load at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
         )
         header = ["network", "what", "ratio", "wanted at most", "met", "seconds"]
         write_section("Overhead of pruning and robust training", f"{about}\n\n{table(header, lines)}")

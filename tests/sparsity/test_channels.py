@@ -128,6 +128,18 @@ def test_streams_with_padded_shortcuts_and_k_winners_are_left_whole():
     assert structures(net, x) == []
 
 
+@pytest.mark.parametrize("factor", [0.0, 1e6])
+@pytest.mark.parametrize("name", ["layer norm", "group norm", "own arithmetic", "batch norm", "residual", "tanh"])
+def test_what_can_go_is_a_matter_of_the_code_and_not_of_the_weights(name, factor):
+    net, x = networks.build(name)
+    wanted = [(group.root, len(group)) for group in structures(net, x)]
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(factor)
+    assert [(group.root, len(group)) for group in structures(net, x)] == wanted
+    assert bool(wanted) == (name in REMOVABLE)
+
+
 def test_a_stream_with_plain_shortcuts_goes_with_all_that_write_and_read_it():
     net, x = block()
     (stream,) = (group for group in structures(net, x) if len(group) == 6)

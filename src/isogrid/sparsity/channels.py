@@ -30,7 +30,8 @@ class Channels(Pruner):
     the same share of every layer's channels, `global` the worst of all. Reached is the sparsity asked for or more, by less than one
     channel; or less, where every layer is down to what it must keep (`survivors`) or cannot be made smaller (`structures`).
     `compact` gives the network with really smaller layers. Needs the extra `structured`.
-    Pitfall: a removed channel may still give a constant, its bias or batch-norm's shift; here nothing reads it any more.
+    Pitfalls: a removed channel may still give a constant, its bias or batch-norm's shift; here nothing reads it any more. At high sparsity
+    equal shares leave narrow layers next to nothing: a LeNet-300-100 at 99 % three neurons and one, where `global` leaves three and nine.
     """
 
     name: ClassVar[str] = "channels"

@@ -67,10 +67,11 @@ class Structures:
 def structures(model: nn.Module, x: Tensor) -> list[Structures]:
     """The channels and neurons that can be removed from a network, coupled ones together; `x` [N, *S] are samples, a few are enough.
 
-    A layer is left whole where the network without half of its structures fails to run, or gives other logits than with the weights
-    that read them zero: at the outputs, before a normalisation over channels (layer norm, group norm), where code has sizes written out
-    (shortcuts padded with zero channels, `view(-1, 400)`), at k-winners. Weights of recurrent, attention and grouped layers (depthwise
-    ones are fine) and those under weight norm are left whole, too. `model` stays as it is.
+    That is a matter of the model's code, and tried with weights drawn anew. A layer is left whole where the network without half of its
+    structures fails to run, or gives other logits than with the weights that read them zero: at the outputs, before a normalisation over
+    channels (layer norm, group norm), where code has sizes written out (shortcuts padded with zero channels, `view(-1, 400)`), at
+    k-winners. Weights of recurrent, attention and grouped layers (depthwise ones are fine) and those under weight norm are left whole, too.
+    `model` stays as it is.
 
     Raises InputError without the extra `structured`, and ModelError where Torch-Pruning cannot follow the model.
 
@@ -83,7 +84,7 @@ def structures(model: nn.Module, x: Tensor) -> list[Structures]:
     with isolated(0, "structures"), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         probes = _probes(x)
-        net = _perturbed(model, probes)
+        net = _drawn(model, probes)
         owners = {(id(weight.module), weight.attribute): (name, weight) for name, weight in layer_weights(net).items()}
         graph = _graph(tp, net, probes)
         groups = [_read(graph, group, owners) for group in graph.get_all_groups()]
@@ -154,15 +155,15 @@ def _probes(x: Tensor) -> Tensor:
     return torch.cat([x, x.flatten(1)[:, order].view(x.shape)])
 
 
-def _perturbed(model: nn.Module, probes: Tensor) -> nn.Module:
-    """A copy that learns, in eval mode, with other biases, so that a structure that is constant is no zero there, and with the batch-norm
-    statistics of the probes, so that what every layer gives differs between them."""
+def _drawn(model: nn.Module, probes: Tensor) -> nn.Module:
+    """A copy that learns, in eval mode, with weights drawn anew, so that what it shows is its code's doing: a trained or pruned network may
+    hide a way behind zeros. Biases and shifts are no zeros, and batch-norm has the statistics of the probes."""
     net = copy.deepcopy(unwrapped(model)).eval().requires_grad_(True)
-    draw = generator(0, "structures", "biases")
+    draw = generator(0, "structures", "weights")
     with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.dim() == 1:
-                parameter.add_((torch.rand(parameter.shape, generator=draw) / 4).to(parameter))
+        for p in net.parameters():
+            scale = (2 / max(1, p[0].numel())) ** 0.5 if p.dim() > 1 else 0.0
+            p.copy_(torch.randn(p.shape, generator=draw) * scale if scale else 0.25 + torch.rand(p.shape, generator=draw) / 2)
         for module in net.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 module.train()
