@@ -111,13 +111,16 @@ def body(done: dict[tuple[str, ...], dict[str, list[object]]], known: dict[tuple
         lines.append([network, *map(str, counts)])
     header = ["network", "properties", "holds, published", "violated, published", *METHODS, "violated", "undecided"]
     against: Counter[str] = Counter()
-    wrong = 0
+    wrong = alone = 0
     for key, row in done.items():
         ours = {WORDS[row[name][0]] for name in METHODS if row[name][0] in WORDS}
         for verifier, theirs in known.get(key, {}).items():
             against[verifier] += bool(ours) and theirs not in ours
         against["ourselves"] += len(ours) > 1
-        wrong += "unsat" in ours and "sat" in known.get(key, {}).values()
+        votes = Counter(known.get(key, {}).values())
+        if "unsat" in ours and votes["sat"]:
+            wrong += 1
+            alone += votes["unsat"] <= votes["sat"]
     contradicted = ", ".join(f"{name} ({count})" for name, count in sorted(against.items()) if count) or "none"
     times = sorted(float(row["branch-and-bound"][2]) for row in done.values() if row["branch-and-bound"][0] == "holds")
     about = (
@@ -126,7 +129,10 @@ def body(done: dict[tuple[str, ...], dict[str, list[object]]], known: dict[tuple
         f"Branch and bound: {seconds:g} s of CPU time a property at most; those that hold take {times[len(times) // 2]:.2g} s in the "
         f"median and up to {times[-1]:.3g} s, attacks included. {machine('one thread')}."
     )
-    told = f"Proved by us where somebody published a counterexample: {wrong}. Published verdicts that ours contradict: {contradicted}."
+    told = (
+        f"Proved by us where a verifier says violated: {wrong}; where no more of them say that it holds: {alone}. "
+        f"Published verdicts that ours contradict: {contradicted}."
+    )
     return f"{about}\n\n{table(header, lines)}\n\n{told}\n"
 
 
