@@ -17,6 +17,7 @@ from isogrid.certify.dual import Bound, Dual, Multipliers, optimised, refined
 from isogrid.certify.graph import Graph
 from isogrid.certify.leaf import BEYOND, leaf_bound
 from isogrid.certify.method import Certifier, Found, Problem
+from isogrid.certify.programmes import Queue
 from isogrid.certify.region import region
 from isogrid.certify.search import largest_radius
 from isogrid.core.errors import InputError
@@ -30,6 +31,9 @@ _NOISE: Final = 0.25  # of the most that the model's rounding can move a margin:
 _LEAST: Final = 1e-12
 _ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
 _NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
+_FEW: Final = 400  # units up to which linear programmes are worth solving
+_PATIENCE: Final = 6  # steps of the batched search before that
+_PROGRAMME: Final = 10  # bounds that one of them counts as
 _SHARE: Final = 0.25  # of the budget, for one radius
 _COSTS, _STRIDES = (0.02, 0.1, math.inf), (1.3, 1.15, 1.07)  # the less of the budget a radius took, the farther the next
 _WORTH: Final = 0.97  # a search that has come so close to its radius is worth the rest of the budget
@@ -107,6 +111,9 @@ class Tree:
             self.nodes, better = optimised(dual, self.nodes, reach, root_steps)
             self.radius = torch.maximum(self.radius, better)
             self.prune()
+        self.roots, self.first, self.steps_done = self.nodes, self.radius, 0
+        self.queue: Queue | None = None
+        self.small = dual.region.ball.norm is not L2 and dual.region.units <= _FEW and not bool(dual.region.curved.any())
 
     @property
     def goal(self) -> float:
@@ -116,8 +123,13 @@ class Tree:
     @property
     def lower(self) -> float:
         """What is certified so far."""
-        found = min(self.goal, self.settled)
+        found = min(self.goal, self.settled, math.inf if self.queue is None else self.queue.lower)
         return min(found, float(self.radius.min())) if len(self.radius) else found
+
+    @property
+    def open(self) -> bool:
+        """Whether a node is left that can be split."""
+        return len(self.radius) > 0 or (self.queue is not None and len(self.queue) > 0)
 
     def prune(self) -> None:
         """Close the nodes that reach the goal."""
@@ -128,8 +140,23 @@ class Tree:
     def run(self, budget: Budget, share: float) -> None:
         """Split until nothing is open, the question is answered, or `share` of the whole budget is spent in this call."""
         stop = max(budget.left - share, 0.0)
-        while len(self.radius) and budget.left > stop and not (self.decide and self.search.point is not None):
-            self.step(budget)
+        while self.open and budget.left > stop and not (self.decide and self.search.point is not None):
+            if self.small and self.steps_done >= _PATIENCE:
+                self.solve(budget)
+            else:
+                self.step(budget)
+                self.steps_done += 1
+
+    def solve(self, budget: Budget) -> None:
+        """One node by its linear programme, which starts at the roots again: its bounds are better than those of splits so far."""
+        if self.queue is None:
+            kept = torch.isin(self.roots.target, self.nodes.target)
+            self.queue = Queue(self.dual, self.roots.take(kept), self.first[kept])
+            self.nodes, self.radius = self.nodes.take(slice(0)), self.radius[:0]
+        budget.nodes -= _PROGRAMME
+        x, target = self.queue.step(self.goal)
+        if x is not None:
+            self.polish(x, target, *self.dual.region.forward(x))
 
     def step(self, budget: Budget) -> None:
         """Split the nodes of the smallest radii."""
@@ -283,7 +310,7 @@ class BranchAndBound(Certifier):
             spent = before - budget.left
             if found.lower >= tree.goal:
                 top *= next(stride for cost, stride in zip(_COSTS, _STRIDES, strict=True) if spent <= cost)
-            elif len(tree.radius) == 0:  # only leaves are left below the goal: no radius makes them better
+            elif not tree.open:  # only leaves are left below the goal: no radius makes them better
                 break
             elif found.lower > _WORTH * top or budget.left < _SHARE:
                 tree.run(budget, 1.0)

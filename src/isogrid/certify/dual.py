@@ -40,7 +40,7 @@ class Multipliers:
     beta: Tensor
     curve: Tensor
 
-    def take(self, rows: Tensor) -> Multipliers:
+    def take(self, rows: Tensor | slice) -> Multipliers:
         """Those of some bounds."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
