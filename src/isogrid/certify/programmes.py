@@ -18,6 +18,7 @@ from scipy.sparse import bmat, csr_array, eye_array
 from torch import Tensor
 
 from isogrid.certify.dual import Dual, Multipliers
+from isogrid.certify.leaf import leaf_bound
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 _PENALTY: Final = 1e4  # of leaving a fixed phase, where that is impossible: bounds the multipliers
@@ -141,16 +142,17 @@ class Queue:
         value += float(self.dual.region.c[node.target[0]])
         free = node.phase[0] == 0
         if not bool(free.any()):
-            self.settled = min(self.settled, radius)
-        else:
-            loss = bound.c[0].abs() * torch.from_numpy(excess.clip(0))
-            if float(loss[free].amax()) < _CLOSED:
-                loss = bound.c[0].abs() * (self.dual.region.high - self.dual.region.low)
-            unit = int(torch.where(free, loss, -1.0).argmax())
-            for sign in (1, -1):
-                phase = solved.phase.clone()
-                phase[0, unit] = sign
-                self._push(value, radius, replace(solved, phase=phase))
+            better, point = leaf_bound(self.dual, node, goal)
+            self.settled = min(self.settled, max(radius, better))
+            return (None if point is None else point[None]), node.target
+        loss = bound.c[0].abs() * torch.from_numpy(excess.clip(0))
+        if float(loss[free].amax()) < _CLOSED:
+            loss = bound.c[0].abs() * (self.dual.region.high - self.dual.region.low)
+        unit = int(torch.where(free, loss, -1.0).argmax())
+        for sign in (1, -1):
+            phase = solved.phase.clone()
+            phase[0, unit] = sign
+            self._push(value, radius, replace(solved, phase=phase))
         if x is None:
             return None, node.target
         points = [x]
