@@ -29,9 +29,10 @@ RATE = 1 - 10 ** (-1 / 10)
 CHAINED = {0.9: 10, 0.95: 13, 0.98: 17, 0.99: 20}
 MEASURES = {"accuracy": "accuracy", "r_inf": "r∞ (eps 0.1)", "r_2": "r₂"}
 NOTE = (
-    "HYDRA against magnitude and fine-tuning: half of HYDRA's epochs train scores while the weights stand still, so with few weights per",
-    "layer left (`layer`, 98 % and more) what is kept has half the training. Where the sparsity is shared out over all layers (`global`)",
-    "both gain far more than either from the other.",
+    "HYDRA is not ahead of magnitude and fine-tuning in r∞ where every layer gets the same sparsity (`layer`); in r₂ it is. Its schedule is",
+    "not the reason: on seed 0 at 99 %, 20 and 40 epochs and shares of learning of 0.25, 0.5 and 0.75 leave 0.52 to 0.64 of the digits,",
+    "magnitude 0.65 and 0.67. The allocation is: with the sparsity shared out over all layers (`global`) both gain far more than either has",
+    "over the other, HYDRA is ahead at 95 %, and behind at 98 and 99 %.",
     "",
 )
 Config = dict[str, object]
