@@ -29,9 +29,9 @@ RATE = 1 - 10 ** (-1 / 10)
 CHAINED = {0.9: 10, 0.95: 13, 0.98: 17, 0.99: 20}
 MEASURES = {"accuracy": "accuracy", "r_inf": "r∞ (eps 0.1)", "r_2": "r₂"}
 NOTE = (
-    "HYDRA is not ahead of magnitude and fine-tuning in r∞ where every layer gets the same sparsity (`layer`); in r₂ it is. Its schedule is",
+    "HYDRA is not ahead of magnitude and fine-tuning in r∞ where every layer gets one sparsity (`layer`); in r₂ it is. Its schedule is",
     "not the reason: on seed 0 at 99 %, 20 and 40 epochs and shares of learning of 0.25, 0.5 and 0.75 leave 0.52 to 0.64 of the digits,",
-    "magnitude 0.65 and 0.67. The allocation is: with the sparsity shared out over all layers (`global`) both gain far more than either has",
+    "magnitude 0.65 and 0.67. The allocation is: with the sparsity shared out over all layers (`global`) both gain far more than one has",
     "over the other, HYDRA is ahead at 95 %, and behind at 98 and 99 %.",
     "",
 )
