@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from isogrid.audit import CHECKS, Finding, examine_level
-from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs
+from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, TruthRecord
 
 N, INPUTS, CLASSES, EPS = 60, 16, 3, 0.05
 
@@ -165,6 +165,7 @@ def test_what_was_not_checked_has_not_passed() -> None:
         attacks=(record(100), replace(record(100), leaky=True), record(50, free=True), record(200, eps=None)),
         doubled=((record(100), record(100)),),
         growth=(Growth(records=(record(100), record(200, eps=0.2))),),
+        truths=(TruthRecord(norm="linf", domain="box", eps=0.1, broken=np.zeros(N, bool), distance=np.full(N, np.inf)),),
     )
     assert set(states(full).values()) == {"passed"}
 

@@ -15,6 +15,7 @@ from isogrid.audit.masking import Masking
 from isogrid.audit.outputs import Probabilities, Randomised, TinyMargins, TrainMode
 from isogrid.audit.records import LevelInputs
 from isogrid.audit.search import BudgetGrowth, Convergence
+from isogrid.audit.truth import Blindness
 
 CHECKS: Final[tuple[Check, ...]] = (
     ZeroGradients(),
@@ -31,6 +32,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     TrainMode(),
     BlindGradients(),
     BrokenGradients(),
+    Blindness(),
 )
 """Every check, in the order of its code."""
 

@@ -170,8 +170,23 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TruthRecord:
+    """What complete search says of a threat model at a budget, or (eps None) of the smallest distances; over the same samples.
+
+    broken [N] bool: there is a perturbation within eps (without one: the distance is known). distance [N]: of the closest counterexample.
+    """
+
+    norm: str
+    domain: str
+    eps: float | None
+    broken: Bools
+    distance: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LevelInputs:
-    """All that is known of one level. doubled: (record, the same attack with twice the steps). growth: attacks at growing budgets."""
+    """All that is known of one level. doubled: (record, the same attack with twice the steps). growth: attacks at growing budgets.
+    truths: what complete search found."""
 
     model: str = ""
     method: str = ""
@@ -180,6 +195,7 @@ class LevelInputs:
     attacks: tuple[AttackRecord, ...] = ()
     doubled: tuple[tuple[AttackRecord, AttackRecord], ...] = ()
     growth: tuple[Growth, ...] = ()
+    truths: tuple[TruthRecord, ...] = ()
 
     @property
     def white(self) -> tuple[AttackRecord, ...]:
@@ -187,4 +203,4 @@ class LevelInputs:
         return tuple(record for record in self.attacks if record.reported and not record.gradient_free)
 
 
-__all__ = ["AttackRecord", "CleanRecord", "Growth", "LevelInputs", "observed"]
+__all__ = ["AttackRecord", "CleanRecord", "Growth", "LevelInputs", "TruthRecord", "observed"]

@@ -37,6 +37,11 @@ def tightness(lower: Array, upper: Array) -> Array:
     return found
 
 
+def decided(lower: Array, upper: Array, eps: float | None) -> Bools:
+    """bool [N]: nothing is left to know: certified or broken at eps; without one the distance is known."""
+    return known(lower, upper) if eps is None else certified(lower, upper, eps) | ~unbroken(upper, eps)
+
+
 def known(lower: Array, upper: Array) -> Bools:
     """bool [N]: the ends differ by EXACT at most, or agree that there is no perturbation."""
     found: Bools = (upper == lower) | (lower >= upper * (1 - EXACT))

@@ -52,7 +52,7 @@ def describe(model: str, curve: Curve, group: Group) -> str:
     )
 
 
-def caption(study: Tables, main: Curve, others: Sequence[Curve], control: Curve | None, several: bool) -> str:
+def caption(study: Tables, main: Curve, others: Sequence[Curve], control: Curve | None, several: bool, truth: Curve | None = None) -> str:
     """What an overview shows: which attacks, over which samples and seeds, against which control."""
     seeds, given = max((point.seeds for point in main.points), default=0), study.given(main.arm)
     mean = "" if given else f", mean of {seeds} seed{'s' if seeds != 1 else ''}"
@@ -63,6 +63,12 @@ def caption(study: Tables, main: Curve, others: Sequence[Curve], control: Curve 
     ]
     if others:
         parts.append(f"Thin: {joined([curve_label(study, curve) for curve in others])}.")
+    if truth is not None:
+        seeds_told = max((point.seeds for point in truth.points), default=0)
+        where = "" if seeds_told == seeds else f" of {seeds_told} of {seeds} seeds"
+        parts.append(
+            f"Diamonds: the truth{where}{on_samples(study, [truth])}, by complete search: every sample is proved robust or broken."
+        )
     if control is None:
         parts.append("This attack has no dense control: no control.")
     elif control.attack != main.attack:

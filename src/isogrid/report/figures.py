@@ -22,7 +22,7 @@ from isogrid.report.captions import caption, counted_over, curve_label, describe
 from isogrid.report.style import CONTROL_COLOUR, GRID, INK, MARKERS, MUTED, PAGE, SERIES, Drawing, colours, finish, new_figure, slugify
 from isogrid.report.tables import Tables
 from isogrid.report.words import axis_title, group_title, norm_label
-from isogrid.study.results import DISTANCES, ENVELOPE, SHARED, Curve, Group, Point
+from isogrid.study.results import DISTANCES, ENVELOPE, EXACT, SHARED, Curve, Group, Point
 from isogrid.verdicts.arm import Arm
 
 WIDTH = 4.6
@@ -34,6 +34,7 @@ MARKS = {
     "not worse": (9, "highest not worse than dense"),
     "fragile": (11, "first fragile level"),
 }
+TRUTH = SERIES[2][0]
 _BAND, _BAR = 0.20, 0.9
 
 
@@ -95,6 +96,22 @@ def draw_curve(axes: Axes, curve: Curve, x: list[float], colour: str, marker: st
     return {state for state in states if state != "sound"}
 
 
+def draw_truth(axes: Axes, curve: Curve, x: list[float]) -> list[Line2D | Patch]:
+    """Mark what complete search found: the value where every sample was decided, else a bar between what it may be. Returns the keys."""
+    look: dict[str, Any] = {"ls": "", "marker": "D", "ms": 5.5, "mfc": PAGE, "mec": TRUTH, "mew": 1.5}
+    known = [(at, point.mean) for at, point in zip(x, curve.points, strict=True) if math.isfinite(point.mean)]
+    open_ = [(at, point.low, point.high) for at, point in zip(x, curve.points, strict=True) if point.undecided]
+    keys = list[Line2D | Patch]()
+    if known:
+        axes.plot(*np.transpose(known), zorder=7, **look)
+        keys.append(Line2D([], [], label="the truth (complete search)", **look))
+    if open_:
+        bar: dict[str, Any] = {"color": TRUTH, "lw": 3.5, "alpha": 0.45}
+        axes.vlines(*np.transpose(open_), zorder=7, **bar)
+        keys.append(Line2D([], [], label="the truth lies here", **bar))
+    return keys
+
+
 def draw_reference(axes: Axes, dense: Point | None, group: Group, tolerance: Mapping[str, float]) -> bool:
     """Draw the untouched dense reference as a horizontal line, with the tolerance below it. Returns whether there was one."""
     if dense is None or not math.isfinite(dense.mean):
@@ -147,7 +164,11 @@ def add_legend(figure: Figure, keys: Sequence[Line2D | Patch], columns: int = 2)
 
 
 def headline(curves: Sequence[Curve]) -> Curve:
-    """The envelope where there is one, else the strongest of the attacks on the most samples: the lowest mean over shared levels."""
+    """The envelope where there is one, else the strongest of the attacks on the most samples: the lowest mean over shared levels.
+
+    The truth only where there is nothing else.
+    """
+    curves = [curve for curve in curves if not curve.is_truth] or curves
     if curves[0].is_envelope:
         return curves[0]
     samples = {curve.attack: max((p.n for p in curve.points), default=0) for curve in curves}
@@ -165,7 +186,7 @@ def attack_looks(study: Tables, norm: str) -> dict[str, tuple[str, str]]:
     """Attack name -> (colour, marker) among the attacks of one norm, the same in every figure of the study."""
     listed = [one.name for one in study.summary.attacks if one.norm == norm]
     met = [curve.name for curve in study.curves if curve.group.norm == norm and curve.is_attack]
-    return {**colours([*listed, *met]), ENVELOPE: (INK, MARKERS[0]), SHARED: (MUTED, MARKERS[0])}
+    return {**colours([*listed, *met]), ENVELOPE: (INK, MARKERS[0]), SHARED: (MUTED, MARKERS[0]), EXACT: (TRUTH, "D")}
 
 
 def draw_marks(axes: Axes, study: Tables, arm: Arm, norm: str) -> list[Line2D | Patch]:
@@ -186,7 +207,8 @@ def overview(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Draw
     """The headline curve of one threat model with its control and full uncertainty, the study's attacks thin beside it."""
     curves = study.attacks(arm, group)
     main, looks, levels = headline(curves), attack_looks(study, group.norm), study.sparsities(arm)
-    others = [curve for curve in curves if curve is not main]
+    others = [curve for curve in curves if curve is not main and not curve.is_truth]
+    truth = next((curve for curve in curves if curve.is_truth and curve is not main), None)
     colour, marker = looks[main.name]
     figure = new_figure(WIDTH, 2.75)
     axes = figure.subplots()
@@ -197,11 +219,13 @@ def overview(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Draw
     if control is not None:
         states |= draw_curve(axes, control, positions(control, levels), CONTROL_COLOUR, "s", dashed=True)
     states |= draw_curve(axes, main, positions(main, levels), colour, marker)
+    truths = draw_truth(axes, truth, positions(truth, levels)) if truth is not None else []
     dense = draw_reference(axes, main.at(0), group, study.summary.tolerance)
     finish_axes(axes, group, [1.0 - p for p in positions(main, levels)])
     kind = "minimum over attacks" if main.is_envelope else "strongest attack here" if others else "the only attack here"
     keys: list[Line2D | Patch] = [key(f"{curve_label(study, main)}: {kind}", colour, marker)]
     keys += [key(curve_label(study, c), *looks[c.name], lw=0.9) for c in others]
+    keys += truths
     several = any(math.isfinite(point.sd) for point in main.points)
     tolerance = _tolerance(group, study.summary.tolerance) > 0
     keys += legend_keys(
@@ -214,7 +238,7 @@ def overview(study: Tables, arm: Arm, group: Group, folder: Path | None) -> Draw
         slug=slugify(study.title(arm), group.metric, group.norm, group.domain, group.eps),
         title=group_title(group),
         alt=describe(study.title(arm), main, group),
-        caption=caption(study, main, others, control, several),
+        caption=caption(study, main, others, control, several, truth),
     )
 
 

@@ -79,8 +79,18 @@ def columns(study: Tables, arm: Arm) -> tuple[Column, ...]:
                 for part in (metric_symbol(group), eps_text(group.eps), group.domain, samples_note(curve.samples, study.samples))
                 if part
             )
-            found.append(Column(title=attack_label(curve.attack), detail=detail, digits=3, group=group, attack=curve.attack))
+            found.append(
+                Column(
+                    title=f"{attack_label(curve.attack)}{_seeds(study, curve)}", detail=detail, digits=3, group=group, attack=curve.attack
+                )
+            )
     return tuple(found)
+
+
+def _seeds(study: Tables, curve: Curve) -> str:
+    """In how many seeds complete search was run, where these are not all; another curve of fewer has a failed task."""
+    seeds = max((point.seeds for point in curve.points), default=0)
+    return f", {seeds} of {study.summary.seeds} seeds" if curve.is_truth and seeds < study.summary.seeds else ""
 
 
 def cell(point: Point | None, digits: int = 3) -> Cell | None:
@@ -91,8 +101,12 @@ def cell(point: Point | None, digits: int = 3) -> Cell | None:
     void = state == "void"  # the mean of the samples that broke is no r_2
     return Cell(
         value=math.nan if void else point.mean,
-        mean=state if void else number(point.mean, digits),
-        interval="" if void else interval(point.low, point.high, digits),
+        mean=f"{number(point.low, digits)} – {number(point.high, digits)}"
+        if point.undecided
+        else state
+        if void
+        else number(point.mean, digits),
+        interval="" if void or point.undecided else interval(point.low, point.high, digits),
         note=_note(point, digits),
         state=state,
         why=STATES.get(state, ""),
@@ -100,6 +114,8 @@ def cell(point: Point | None, digits: int = 3) -> Cell | None:
 
 
 def _note(point: Point, digits: int) -> str:
+    if point.undecided:
+        return f"{point.undecided} of {point.n * point.seeds} undecided"
     failed = f"{point.failed} of {point.attacked} failed" if point.void and point.attacked else ""
     median = "" if math.isnan(point.median) else f"median {number(point.median, digits)}"
     return ", ".join(part for part in (failed, median) if part)

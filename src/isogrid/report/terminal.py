@@ -21,13 +21,14 @@ from isogrid.report.mechanism import mechanism_rows
 from isogrid.report.recommendation import sentences
 from isogrid.report.tables import Tables, read_tables
 from isogrid.report.verdicts import claim_rows
-from isogrid.report.words import attack_label, eps_text, metric_symbol
+from isogrid.report.words import eps_text, metric_symbol
+from isogrid.study.results import EXACT
 from isogrid.verdicts.arm import Arm
 
 TONES = {"good": "green", "bad": "red", "open": "yellow", "none": "dim"}
 MAX_MEASURES = 3
 _BLOCKS = " ▏▎▍▌▋▊▉█"
-_SYMBOLS = {"saturated": "~", "collapsed": "x", "void": "!"}
+_SYMBOLS = {"saturated": "~", "collapsed": "x", "void": "!", "undecided": "?"}
 
 
 def bar(share: float, width: int = 8, *, ascii_only: bool = False) -> str:
@@ -114,12 +115,13 @@ def _print_claims(study: Tables, arm: Arm, console: Console) -> None:
 
 
 def _chosen(study: Tables, table: Frontier) -> list[int]:
-    """The columns that a terminal has room for: accuracy, then the headline of each threat model."""
+    """The columns that a terminal has room for: accuracy, then the headline of each threat model, with the truth where that is known."""
     picked = [k for k, column in enumerate(table.columns) if column.group.metric == "accuracy"][:1]
     for group in study.groups(table.arm):
-        main = strongest(study.attacks(table.arm, group))
-        picked += [k for k, column in enumerate(table.columns) if column.group == group and column.attack == main.attack]
-    return picked[: 1 + MAX_MEASURES]
+        main = strongest(study.attacks(table.arm, group)).attack
+        picked += [k for k, column in enumerate(table.columns) if column.group == group and column.attack == main]
+    truths = [k for k, column in enumerate(table.columns) if column.attack == EXACT]
+    return sorted([*picked, *truths][: 1 + MAX_MEASURES])
 
 
 def _table(study: Tables, table: Frontier, ascii_only: bool) -> Table:
@@ -142,11 +144,13 @@ def _table(study: Tables, table: Frontier, ascii_only: bool) -> Table:
 def _title(column: Column) -> Text:
     if column.group.metric == "accuracy":
         return Text("accuracy")
-    detail = " ".join(part for part in (attack_label(column.attack), eps_text(column.group.eps), column.group.domain) if part)
+    detail = " ".join(part for part in (column.title, eps_text(column.group.eps), column.group.domain) if part)
     return Text.assemble(metric_symbol(column.group), "\n", (detail, "dim"))
 
 
 def _cell(cell: Cell | None, top: float, ascii_only: bool, *, bars: bool) -> Text:
+    if cell is not None and cell.state == "undecided":
+        return Text(f"{cell.mean}{_SYMBOLS['undecided']}", style="dim")
     if cell is not None and cell.state == "void":
         narrow = cell.note.replace(" of ", "/").replace(" failed", "").replace(", ", "\n")  # a column of bars is no wider
         return Text(f"{cell.mean}{_SYMBOLS['void']} {narrow}".rstrip(), style="dim")

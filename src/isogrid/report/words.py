@@ -14,6 +14,7 @@ ATTACKS = {
     "": "no attack",
     "envelope": "Envelope",
     "shared-envelope": "Shared envelope",
+    "exact": "Truth",
     "fgs": "FGS",
     "rfgs": "rFGS",
     "pgd": "PGD",
@@ -52,6 +53,7 @@ SEVERITIES = {"error": ("✕", "bad"), "warning": ("!", "open"), "info": ("i", "
 STATES = {
     "saturated": "at the floor or the ceiling of this budget: no evidence",
     "collapsed": "predictions are constant or a class has no live path",
+    "undecided": "complete search left samples open within its limit: the truth lies between the two figures",
     "void": "more than 1 % of the attacks failed: the mean is biased and no claim uses it",
 }
 MISSING = "–"

@@ -12,7 +12,8 @@ import pandas as pd
 
 from isogrid.audit import Audit, examine_level
 from isogrid.audit.findings import PlacedCheck, PlacedFinding
-from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, observed
+from isogrid.audit.records import AttackRecord, CleanRecord, Growth, LevelInputs, TruthRecord, observed
+from isogrid.metrics.brackets import known, unbroken
 from isogrid.study import cells
 from isogrid.study.levels import Finished
 from isogrid.verdicts.records import Attacked, Level
@@ -88,7 +89,17 @@ def _inputs(level: Level) -> LevelInputs:
         dead_outputs=level.metrics["dead_outputs"],
     )
     attacks = tuple(_record(level.attacks[one.id], clean) for one in level.planned if one.id in level.attacks)
-    return LevelInputs(clean=record, attacks=attacks, growth=tuple(_grids(attacks)))
+    return LevelInputs(clean=record, attacks=attacks, growth=tuple(_grids(attacks)), truths=tuple(_truths(level)))
+
+
+def _truths(level: Level) -> Iterator[TruthRecord]:
+    """What complete search found on the level, over all of its samples; what it did not see is neither broken nor known."""
+    for (norm, domain, eps), found in level.exact.items():
+        distance = np.full(len(level.clean), math.inf)
+        broken, count = np.zeros(len(distance), bool), len(found.upper)
+        distance[:count] = found.upper
+        broken[:count] = known(found.lower, found.upper) & np.isfinite(found.upper) if eps is None else ~unbroken(found.upper, eps)
+        yield TruthRecord(norm=norm, domain=domain, eps=eps, broken=broken & level.correct, distance=distance)
 
 
 def _grids(attacks: Sequence[AttackRecord]) -> Iterator[Growth]:

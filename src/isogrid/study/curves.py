@@ -1,19 +1,24 @@
-"""The curves of a study: every measure along the levels of an arm and of its dense control. Not here: drawing, judging."""
+"""The curves of a study: every measure along the levels of an arm and of its dense control, and the truth beside them.
+
+Not here: drawing, judging.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from isogrid.metrics.brackets import certified, decided, unbroken
 from isogrid.metrics.robustness import median_distance, metric_name, void_share
 from isogrid.metrics.statistics import crossed, impute_failures
-from isogrid.study.results import Curve, Group, Point
+from isogrid.study.results import EXACT, Curve, Group, Point
 from isogrid.verdicts.evidence import Evidence
 from isogrid.verdicts.measures import ENVELOPE, SHARED, headlines, shared
-from isogrid.verdicts.records import Family, Threat, threats
+from isogrid.verdicts.records import Bracketed, Family, Threat, threats
 
 Array = np.ndarray[Any, Any]
 ENVELOPES = {ENVELOPE: "envelope", SHARED: "shared-envelope"}
@@ -55,6 +60,30 @@ def curves(family: Family, evidence: Evidence) -> Iterator[Curve]:
                 over=_over(family, measure.attack, measure.norm, measure.domain),
                 points=tuple(one for one in points if one.seeds),
             )
+
+
+def truths(family: Family, evidence: Evidence) -> Iterator[Curve]:
+    """What complete search found along the levels of an arm, one curve per norm, domain and budget.
+
+    A level has a mean where every sample was decided; elsewhere the truth lies between what is certified and what nothing broke.
+    """
+    for norm, domain, eps in dict.fromkeys(place for level in family.pruned.values() for place in level.exact):
+        found = {k: family.searched(k, (norm, domain, eps)) for k in family.levels}
+        group = Group(metric=metric_name("r_2" if eps is None else "r_inf", norm), norm=norm, domain=domain, eps=eps)
+        points = tuple(_truth(evidence, level, one, eps) for level, one in found.items() if one)
+        yield Curve(arm=family.arm, attack=EXACT, group=group, points=points)
+
+
+def _truth(evidence: Evidence, level: int, found: Sequence[Bracketed], eps: float | None) -> Point:
+    lower, upper = (np.stack([getattr(one, end) for one in found]) for end in ("radius", "upper"))
+    right = upper > 0
+    low, high = (lower, upper) if eps is None else (certified(lower, upper, eps) * 1.0, (unbroken(upper, eps) & right) * 1.0)
+    point = point_of(evidence, level, high, kind="r_inf" if eps is not None else "distance")
+    open_ = int((~decided(lower, upper, eps)).sum())
+    if not open_:
+        return point
+    low_, high_ = (float(end.mean()) if np.isfinite(end).all() else math.nan for end in (low, high))
+    return replace(point, mean=math.nan, sd=math.nan, median=math.nan, by_seed=(), undecided=open_, void=False, low=low_, high=high_)
 
 
 def point_of(evidence: Evidence, level: int, values: Array, is_saturated: bool = False, kind: str = "r_inf") -> Point:

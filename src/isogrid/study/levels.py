@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from isogrid.study.axes import penalised_family
-from isogrid.study.cells import Cell, Certificate, Lipschitz
+from isogrid.study.cells import Cell, Certificate, Exact, Lipschitz
 from isogrid.study.plan import LevelPlan, Plan
 from isogrid.study.store import Entry, Store
 from isogrid.verdicts.records import Attacked, Bracketed, Family, Level
@@ -55,6 +55,17 @@ def read_levels(study: Plan, store: Store) -> list[Finished]:
                 )
                 for cell, entry in cells
                 if isinstance(cell, Certificate)
+            },
+            exact={
+                (cell.norm, cell.domain, cell.eps): Bracketed(
+                    norm=cell.norm,
+                    domain=cell.domain,
+                    budgets=() if cell.eps is None else (cell.eps,),
+                    lower=entry.records["lower"].to_numpy(),
+                    upper=entry.records["upper"].to_numpy(),
+                )
+                for cell, entry in cells
+                if isinstance(cell, Exact)
             },
             near=next((entry.records for cell, entry in cells if isinstance(cell, Lipschitz)), None),
         )

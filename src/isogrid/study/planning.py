@@ -23,6 +23,7 @@ from isogrid.study.cells import (
     Cell,
     Certificate,
     Data,
+    Exact,
     Given,
     Lipschitz,
     Substitute,
@@ -84,7 +85,7 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
                 rehearse(network, split, training, pruner, given=model.weights is not None)
     if spec.blackbox is not None:
         _check_substitute(spec.blackbox, split)
-    if architecture.source and (spec.certify is not None or spec.lipschitz is not None):
+    if architecture.source and (spec.certify is not None or spec.searches or spec.lipschitz is not None):
         read_graph(network, split.test.x[:8])  # those that isogrid ships can be read
     return Network(
         spec=model,
@@ -211,7 +212,9 @@ class _Planner:
             if spec.blackbox is not None and (spec.blackbox.levels is None or level in spec.blackbox.levels):
                 found.append(self._substitute(spec.blackbox, train, seed))
             others = list(self._others(train, seed, level))
-        others += self._certificates(arm, train, seed, level, found) if attacked else []
+        if attacked:
+            others += self._certificates(arm, train, seed, level, found)
+            others += [] if arm.control else self._exact(train, seed, level, found)
         return LevelPlan(arm=arm, seed=seed, level=level, round=round_, train=train, attacks=tuple(found), others=tuple(others))
 
     def _attacks(self, arm: Arm, train: Train, seed: int) -> Iterator[Attack]:
@@ -286,8 +289,8 @@ class _Planner:
         if arm.control and not how.control:
             return
         for norm in how.norms:
-            alike = [cell for cell in found if isinstance(cell, Attack) and (cell.about.norm, cell.about.domain) == (norm, how.domain)]
-            budgets = how.eps.get(norm) or tuple(sorted({cell.about.eps for cell in alike if cell.about.eps is not None}))
+            alike = _alike(found, norm, how.domain)
+            budgets = how.eps.get(norm) or _budgets(alike)
             yield Certificate(
                 network=train,
                 methods=how.methods,
@@ -295,9 +298,27 @@ class _Planner:
                 domain=how.domain,
                 samples=how.samples,
                 eps=budgets,
-                attacks=tuple(alike),
+                attacks=alike,
                 **self.common,
             )
+
+    def _exact(self, train: Train, seed: int, level: int, found: Sequence[Attack | Substitute]) -> Iterator[Exact]:
+        """One per norm and budget, and one per norm whose distances are asked for, beside the attacks of the same threat."""
+        asked = [how for how in self.spec.searches if not self.network.linear and _asked(how.levels, how.seeds, level, seed)]
+        for how, norm in [(one, norm) for one in asked for norm in dict.fromkeys((*one.norms, *one.distances))]:
+            alike = _alike(found, norm, how.domain)
+            budgets = (how.eps.get(norm) or _budgets(alike)) if norm in how.norms else ()
+            for eps in (*budgets, *([None] if norm in how.distances else [])):
+                yield Exact(
+                    network=train,
+                    method=how.method,
+                    norm=norm,
+                    domain=how.domain,
+                    eps=eps,
+                    samples=how.samples,
+                    attacks=alike,
+                    **self.common,
+                )
 
     def transfer(self, arm: Arm, chains: list[LevelPlan]) -> TransferPlan:
         """The matrix between the levels of the first seed of an arm."""
@@ -313,6 +334,16 @@ class _Planner:
             **self.common,
         )
         return TransferPlan(arm=arm, levels=tuple(level.level for level in chain), cell=cell)
+
+
+def _alike(found: Sequence[Attack | Substitute], norm: str, domain: str) -> tuple[Attack, ...]:
+    """The attacks of one norm and domain."""
+    return tuple(cell for cell in found if isinstance(cell, Attack) and (cell.about.norm, cell.about.domain) == (norm, domain))
+
+
+def _budgets(cells: Sequence[Attack]) -> tuple[float, ...]:
+    """Of what size the perturbations of attacks are, rising."""
+    return tuple(sorted({cell.about.eps for cell in cells if cell.about.eps is not None}))
 
 
 def _asked(levels: tuple[int, ...] | None, seeds: int | None, level: int, seed: int) -> bool:

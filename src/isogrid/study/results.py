@@ -12,8 +12,9 @@ from isogrid.core.typed import Number
 from isogrid.verdicts.arm import Arm
 from isogrid.verdicts.results import Corner, Mechanism, Recommendation, Ridge
 
-ENVELOPE, SHARED, THEORY = "envelope", "shared-envelope", "theory"
-"""The minimum over all attacks of a threat, and over those alone that every level and the dense control met: what claims compare."""
+ENVELOPE, SHARED, THEORY, EXACT = "envelope", "shared-envelope", "theory", "exact"
+"""The minimum over all attacks of a threat, and over those alone that every level and the dense control met: what claims compare; the exact
+distances of affine models; what complete search found."""
 BUDGETED = ("r_inf", "robust_accuracy")
 """Accuracy left under a budget: r_inf in l_inf, robust_accuracy in other norms."""
 DISTANCES = ("r_2", "mean_distance")
@@ -25,7 +26,8 @@ class Point:
     """One level of one curve: mean and sd over seeds, the 95 % crossed interval [low, high], and what the level is worth as evidence.
 
     Of distances also the median over the attacked samples (inf: more than half of the attacks failed), `failed` of `attacked`.
-    `by_seed`: the mean of every seed, on its own; NaN where it was not measured.
+    `by_seed`: the mean of every seed, on its own; NaN where it was not measured. `undecided`: samples that complete search left open within
+    its limit; then the truth is known to lie in [low, high] alone, and there is no mean.
     """
 
     level: int
@@ -43,6 +45,7 @@ class Point:
     failed: int = 0
     attacked: int = 0
     by_seed: tuple[Number, ...] = ()
+    undecided: int = 0
 
     def __post_init__(self) -> None:
         if math.isnan(self.median) and 2 * self.failed > self.attacked > 0:  # JSON has no inf: it was written as null
@@ -55,8 +58,8 @@ class Point:
 
     @property
     def state(self) -> str:
-        """`sound`, or why the level is no evidence: `collapsed`, `void` or `saturated` (the gravest one that holds)."""
-        for name in ("collapsed", "void", "saturated"):
+        """`sound`, or why the level is no evidence: `collapsed`, `undecided`, `void` or `saturated` (the gravest one that holds)."""
+        for name in ("collapsed", "undecided", "void", "saturated"):
             if getattr(self, name):
                 return name
         return "sound"
@@ -116,9 +119,14 @@ class Curve:
         return self.name == ENVELOPE
 
     @property
+    def is_truth(self) -> bool:
+        """Whether this is what complete search found."""
+        return self.name == EXACT
+
+    @property
     def is_attack(self) -> bool:
         """Whether this is a single attack and no envelope."""
-        return self.name not in (ENVELOPE, SHARED)
+        return self.name not in (ENVELOPE, SHARED, EXACT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

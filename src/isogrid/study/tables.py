@@ -17,7 +17,7 @@ from isogrid.metrics.robustness import mean_distance, median_distance, metric_na
 from isogrid.study.auditing import audit_study
 from isogrid.study.brackets import brackets
 from isogrid.study.cells import Attack, Row
-from isogrid.study.curves import curves, envelopes
+from isogrid.study.curves import curves, envelopes, truths
 from isogrid.study.grids import grids
 from isogrid.study.levels import Finished, families, read_levels
 from isogrid.study.plan import Network, Plan
@@ -100,7 +100,9 @@ def _summary(
         linear=tuple(network.spec.title for network in study.networks if network.linear),
         tolerance=spec.tolerance.model_dump(),
         attacks=tuple(_attacks(levels)),
-        curves=tuple(curve for family, one in zip(grouped, evidence, strict=True) for curve in curves(family, one)),
+        curves=tuple(
+            curve for family, one in zip(grouped, evidence, strict=True) for curve in (*curves(family, one), *truths(family, one))
+        ),
         transfer=tuple(
             Matrix(
                 arm=one.arm,

@@ -75,6 +75,7 @@ class Bracketed:
 class Level:
     """One finished level of an arm: the metrics and per-sample predictions of its network, the attacks that it is to have, and those that
     have finished. `round`: how many rounds of training the network has had after the dense reference. `brackets`: by norm and domain.
+    `exact`: what complete search found, by norm, domain and budget (None: the distances).
     `near`: margins, slopes and Lipschitz constants near samples, a row each, with the norm at the end of every column's name.
     """
 
@@ -87,6 +88,7 @@ class Level:
     planned: tuple[About, ...]
     attacks: dict[str, Attacked]
     brackets: Mapping[tuple[str, str], Bracketed] = field(default_factory=dict)
+    exact: Mapping[tuple[str, str, float | None], Bracketed] = field(default_factory=dict)
     near: pd.DataFrame | None = None
 
     @property
@@ -164,6 +166,10 @@ class Family:
             if k == level
         ]
         return float(np.mean(shares))
+
+    def searched(self, level: int, place: tuple[str, str, float | None]) -> list[Bracketed]:
+        """What complete search found on a level at a norm, domain and budget, a seed each."""
+        return [found.exact[place] for (_, k), found in sorted(self.pruned.items()) if k == level and place in found.exact]
 
     def attack_ids(self) -> tuple[str, ...]:
         """Every attack that finished on some pruned level, in the order of the specification."""

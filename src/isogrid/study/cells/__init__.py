@@ -13,13 +13,16 @@ from isogrid.study.cells.audit import Audit
 from isogrid.study.cells.base import Cell, Result, Row
 from isogrid.study.cells.certificate import Certificate
 from isogrid.study.cells.data import Data
+from isogrid.study.cells.exact import Exact
 from isogrid.study.cells.lipschitz import Lipschitz
 from isogrid.study.cells.substitute import Substitute
 from isogrid.study.cells.theory import Theory
 from isogrid.study.cells.train import Architecture, Given, Train
 from isogrid.study.cells.transfer import Transfer
 
-KINDS: dict[str, type[Cell]] = {cls.kind: cls for cls in (Data, Train, Attack, Substitute, Theory, Certificate, Lipschitz, Transfer, Audit)}
+KINDS: dict[str, type[Cell]] = {
+    cls.kind: cls for cls in (Data, Train, Attack, Substitute, Theory, Certificate, Exact, Lipschitz, Transfer, Audit)
+}
 
 
 def kind_of(name: object) -> type[Cell]:
@@ -60,6 +63,7 @@ __all__ = [
     "Cell",
     "Certificate",
     "Data",
+    "Exact",
     "Given",
     "Lipschitz",
     "Result",

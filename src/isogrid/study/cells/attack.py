@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from isogrid import attacks
 from isogrid.attacks.driver.base import AttackOutcome
 from isogrid.attacks.records import no_records, outcome_frame, to_numpy
+from isogrid.core.norms import allowed
 from isogrid.core.random import derive
 from isogrid.metrics.robustness import attack_metrics, metric_name
 from isogrid.study.cells.base import BESIDE, Cell, Result, Row
@@ -84,6 +86,22 @@ class Attack(Cell):
 
     def rows(self, entry: Entry) -> Iterator[Row]:
         return attack_rows(self.about, entry)
+
+
+def smallest_distances(cells: Sequence[Attack], store: Store, count: int) -> Tensor:
+    """The smallest distance [count] that attacks of one norm and domain verified: inf where none broke the sample, 0 where it was wrong.
+
+    What an attack of a fixed budget accepted lies within that budget.
+    """
+    upper = np.full(count, np.inf)
+    for cell in cells:
+        records = store.read(cell.key).records
+        records = records[records["sample"] < count]
+        places, distance = records["sample"].to_numpy(), records["distance"].to_numpy()
+        if (eps := cell.about.eps) is not None:
+            distance = np.where(np.isinf(distance), distance, np.minimum(distance, allowed(eps)))
+        upper[places] = np.minimum(upper[places], distance)
+    return torch.from_numpy(upper)
 
 
 def outcome_result(outcome: AttackOutcome, rows: Tensor, *, examples: int) -> Result:

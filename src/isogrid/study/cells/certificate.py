@@ -10,13 +10,11 @@ from typing import Any, ClassVar, final
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from isogrid.attacks.records import to_numpy
 from isogrid.certify import make, strongest
-from isogrid.core.norms import allowed
 from isogrid.metrics.brackets import bracket_metrics
-from isogrid.study.cells.attack import Attack
+from isogrid.study.cells.attack import Attack, smallest_distances
 from isogrid.study.cells.base import Cell, Result, Row
 from isogrid.study.cells.train import Train, trained
 from isogrid.study.store import Entry, Store
@@ -56,7 +54,7 @@ class Certificate(Cell):
         test = self.network.data.load().test
         count = test.n if self.samples is None else min(self.samples, test.n)
         x, y = test.x[:count].to(self.device), test.y[:count].to(self.device)
-        network, upper, found = trained(self.network, store), self._upper(store, count), []
+        network, upper, found = trained(self.network, store), smallest_distances(self.attacks, store, count), []
         for config in self.methods:
             method = make(config | {"norm": self.norm, "domain": self.domain})
             found.append(method(network, x, y, upper=upper, box=test.box))
@@ -64,19 +62,6 @@ class Certificate(Cell):
         best = strongest(found)
         frame = pd.DataFrame({"sample": np.arange(count), "radius": to_numpy(best.radius), "upper": to_numpy(upper)})
         return Result(metrics={"n": count, "methods": best.method}, records=frame)
-
-    def _upper(self, store: Store, count: int) -> Tensor:
-        """The smallest distance that an attack has verified [count], inf where none broke the sample."""
-        upper = np.full(count, np.inf)
-        for cell in self.attacks:
-            records = store.read(cell.key).records
-            records = records[records["sample"] < count]
-            places = records["sample"].to_numpy()
-            distance = records["distance"].to_numpy()
-            if (eps := cell.about.eps) is not None:
-                distance = np.where(np.isinf(distance), distance, np.minimum(distance, allowed(eps)))
-            upper[places] = np.minimum(upper[places], distance)
-        return torch.from_numpy(upper)
 
     def rows(self, entry: Entry) -> Iterator[Row]:
         lower, upper = (entry.records[name].to_numpy() for name in ("radius", "upper"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ from isogrid.study.spec.parts import (
 )
 from isogrid.study.spec.pruner import PrunerSpec, rounds_of
 from isogrid.study.spec.reading import explain, preset_data, read_yaml
-from isogrid.study.spec.theory import CertifySpec, LipschitzSpec
+from isogrid.study.spec.theory import CertifySpec, ExactSpec, LipschitzSpec
 from isogrid.training import OBJECTIVES, PENALTIES, EarlyStop, OptimizerConfig
 
 DEFAULT_ATTACKS: tuple[dict[str, Any], ...] = (
@@ -61,6 +62,7 @@ class Spec(Part):
     blackbox: BlackBoxSpec | None = None
     audit: AuditSpec | None = None
     certify: CertifySpec | None = None
+    exact: Annotated[Annotated[ExactSpec, Tag("one")] | Annotated[tuple[ExactSpec, ...], Tag("many")], OneOrMany] = ()
     lipschitz: LipschitzSpec | None = None
     cells: tuple[CellSpec, ...] = ()
     seeds: int = Field(3, ge=1, le=1000)
@@ -124,6 +126,9 @@ class Spec(Part):
             if name not in names:
                 raise one_of("control.attacks", name, names)
         self._check_levels()
+        for first, second in combinations(self.searches, 2):
+            if twice := first.overlap(second):
+                raise InputError("exact", twice, "each norm, and the distances of each, once on a level")
         ids = [identity for attack in self.attacks for identity, _ in attack.named()]
         for identity in ids:
             if ids.count(identity) > 1:
@@ -140,7 +145,11 @@ class Spec(Part):
         named += [("blackbox.levels", self.blackbox.levels or (), "levels", deepest)] if self.blackbox is not None else []
         named += [("audit.levels", self.audit.levels, "levels", deepest)] if self.audit is not None else []
         named += [("cells.levels", cell.levels or (), "levels", deepest) for cell in self.cells]
-        for field, part in (("certify.levels", self.certify), ("lipschitz.levels", self.lipschitz)):
+        for field, part in (
+            ("certify.levels", self.certify),
+            ("lipschitz.levels", self.lipschitz),
+            *(("exact.levels", one) for one in self.searches),
+        ):
             named += [(field, part.levels or (), "levels", deepest)] if part is not None else []
         for field, numbers, what, last in named:
             for number in numbers:
@@ -156,6 +165,11 @@ class Spec(Part):
     def prunings(self) -> tuple[PrunerSpec, ...]:
         """Every way of pruning."""
         return self.pruning if isinstance(self.pruning, tuple) else (self.pruning,)
+
+    @property
+    def searches(self) -> tuple[ExactSpec, ...]:
+        """Every complete search."""
+        return self.exact if isinstance(self.exact, tuple) else (self.exact,)
 
     def seeds_of(self, model: ModelSpec) -> int:
         """How many chains of levels a model has: given files are one."""
@@ -227,6 +241,7 @@ PARTS: dict[str, type] = {
     "blackbox": BlackBoxSpec,
     "audit": AuditSpec,
     "certify": CertifySpec,
+    "exact": ExactSpec,
     "lipschitz": LipschitzSpec,
     "tolerance": ToleranceSpec,
     "optimizer": OptimizerConfig,

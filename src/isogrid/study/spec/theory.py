@@ -51,6 +51,51 @@ class CertifySpec(Part):
         return self
 
 
+class ExactSpec(Part):
+    """Complete search: on levels of nonlinear models, which samples are robust at a budget in truth, and how far each is from a boundary.
+
+    `norms`, `domain`, `samples`, `seeds` and `levels` as in `certify`; None: all. `eps`: budgets by norm; those of the attacks where
+    nothing is given. `distances`: also the smallest perturbations, in these norms. `method`: branch-and-bound with its limits (`nodes`,
+    `seconds` a sample: with seconds results depend on the machine). Pitfall: on networks that are not very sparse most samples reach the
+    limit. Several such parts in a list may ask for other samples or levels, each.
+    """
+
+    norms: Norms = ("linf",)
+    distances: Norms = ()
+    domain: Literal["box", "free"] = "box"
+    samples: int | None = Field(None, ge=1)
+    seeds: int | None = Field(None, ge=1)
+    levels: tuple[int, ...] | None = None
+    eps: dict[Literal["l2", "linf"], tuple[float, ...]] = Field(default={}, validate_default=False)
+    method: dict[str, Any] = Field(default={"name": "branch-and-bound"})
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else {"name": "branch-and-bound"} | value if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _buildable(self, info: ValidationInfo) -> ExactSpec:
+        if info.context == WITHOUT_SOURCES:
+            return self
+        if given := {"norm", "domain"} & set(self.method):
+            raise InputError(f"exact.method.{min(given)}", self.method[min(given)], "none: exact.norms and exact.domain say it")
+        make(self.method)
+        for norm, budgets in self.eps.items():
+            for eps in budgets:
+                if not 0 < eps < float("inf"):
+                    raise InputError(f"exact.eps.{norm}", eps, "finite numbers > 0")
+        return self
+
+    def overlap(self, other: ExactSpec) -> str:
+        """What both ask of the same level; "" for nothing."""
+        apart = self.levels is not None and other.levels is not None and not set(self.levels) & set(other.levels)
+        if apart or self.domain != other.domain:
+            return ""
+        both = [*(set(self.norms) & set(other.norms)), *(f"distances in {norm}" for norm in set(self.distances) & set(other.distances))]
+        return ", ".join(sorted(both))
+
+
 class LipschitzSpec(Part):
     """Margins, slopes and Lipschitz constants of the levels of nonlinear models: why one is more or less robust than the dense network.
 
