@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,20 @@ from isogrid.core.errors import InputError, IsogridError
 from isogrid.core.registry import sources_of
 from isogrid.data import Split
 from isogrid.sparsity import prunable
+from isogrid.study.beside import beside
 from isogrid.study.cells import (
     Architecture,
     Attack,
-    Audit,
-    Cell,
-    Certificate,
     Data,
-    Exact,
     Given,
-    Lipschitz,
     Substitute,
-    Theory,
     Train,
     Transfer,
     about,
 )
 from isogrid.study.plan import LevelPlan, Network, Plan, TransferPlan
 from isogrid.study.rehearsal import rehearse
-from isogrid.study.spec import AttackSpec, BlackBoxSpec, LipschitzSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
+from isogrid.study.spec import AttackSpec, BlackBoxSpec, ModelSpec, PrunerSpec, Spec, TrainingSpec
 from isogrid.theory import linear_weights
 from isogrid.training import FitConfig
 from isogrid.training.layout import channels_last
@@ -207,15 +202,11 @@ class _Planner:
 
     def _level(self, arm: Arm, seed: int, level: int, round_: int, train: Train, *, attacked: bool = True) -> LevelPlan:
         found: list[Attack | Substitute] = list(self._attacks(arm, train, seed)) if attacked else []
-        spec, others = self.spec, list[Cell]()
-        if not arm.control:
-            if spec.blackbox is not None and (spec.blackbox.levels is None or level in spec.blackbox.levels):
-                found.append(self._substitute(spec.blackbox, train, seed))
-            others = list(self._others(train, seed, level))
-        if attacked:
-            others += self._certificates(arm, train, seed, level, found)
-            others += [] if arm.control else self._exact(train, seed, level, found)
-        return LevelPlan(arm=arm, seed=seed, level=level, round=round_, train=train, attacks=tuple(found), others=tuple(others))
+        black = self.spec.blackbox
+        if black is not None and not arm.control and (black.levels is None or level in black.levels):
+            found.append(self._substitute(black, train, seed))
+        others = tuple(beside(self.spec, self.network, train, seed, level, found, control=arm.control)) if attacked else ()
+        return LevelPlan(arm=arm, seed=seed, level=level, round=round_, train=train, attacks=tuple(found), others=others)
 
     def _attacks(self, arm: Arm, train: Train, seed: int) -> Iterator[Attack]:
         by_threat: dict[tuple[str, str, float | None], list[Attack]] = {}
@@ -250,76 +241,6 @@ class _Planner:
             **self.common,
         )
 
-    def _others(self, train: Train, seed: int, level: int) -> Iterator[Cell]:
-        spec = self.spec
-        built = [attack for entry in spec.attacks for attack in entry.build()]
-        if self.network.linear:
-            budgets = {attack.budget for attack in built if attack.threat.name == "linf" and attack.budget is not None}
-            yield Theory(network=train, eps=tuple(sorted(budgets)), **self.common)
-        if spec.audit is not None and seed == 0 and level in spec.audit.levels:
-            gradients = sum(3 * about("", attack).gradients + 500 for attack in built)
-            configs = tuple(attacks.config_of(attack) for attack in built)
-            yield Audit(network=train, attacks=configs, samples=spec.audit.samples, gradients=gradients, **self.common)
-        if (why := spec.lipschitz) is not None and not self.network.linear and _asked(why.levels, why.seeds, level, seed):
-            yield self._lipschitz(why, train, seed)
-        for further in spec.cells:
-            if _asked(further.levels, further.seeds, level, seed):
-                yield further.on(train, **self.common)
-
-    def _lipschitz(self, why: LipschitzSpec, train: Train, seed: int) -> Lipschitz:
-        reference = train
-        while reference.parent is not None:
-            reference = reference.parent
-        return Lipschitz(
-            network=train,
-            reference=None if reference is train else reference,
-            samples=why.samples,
-            radii={str(norm): radius for norm, radius in why.radii.items()},
-            draws=why.draws,
-            clever=why.clever,
-            seed=seed,
-            **self.common,
-        )
-
-    def _certificates(self, arm: Arm, train: Train, seed: int, level: int, found: Sequence[Attack | Substitute]) -> Iterator[Certificate]:
-        """One per norm, beside the attacks of the same threat; of the control at every round that is attacked."""
-        how = self.spec.certify
-        if how is None or self.network.linear or not _asked(None if arm.control else how.levels, how.seeds, level, seed):
-            return
-        if arm.control and not how.control:
-            return
-        for norm in how.norms:
-            alike = _alike(found, norm, how.domain)
-            budgets = how.eps.get(norm) or _budgets(alike)
-            yield Certificate(
-                network=train,
-                methods=how.methods,
-                norm=norm,
-                domain=how.domain,
-                samples=how.samples,
-                eps=budgets,
-                attacks=alike,
-                **self.common,
-            )
-
-    def _exact(self, train: Train, seed: int, level: int, found: Sequence[Attack | Substitute]) -> Iterator[Exact]:
-        """One per norm and budget, and one per norm whose distances are asked for, beside the attacks of the same threat."""
-        asked = [how for how in self.spec.searches if not self.network.linear and _asked(how.levels, how.seeds, level, seed)]
-        for how, norm in [(one, norm) for one in asked for norm in dict.fromkeys((*one.norms, *one.distances))]:
-            alike = _alike(found, norm, how.domain)
-            budgets = (how.eps.get(norm) or _budgets(alike)) if norm in how.norms else ()
-            for eps in (*budgets, *([None] if norm in how.distances else [])):
-                yield Exact(
-                    network=train,
-                    method=how.method,
-                    norm=norm,
-                    domain=how.domain,
-                    eps=eps,
-                    samples=how.samples,
-                    attacks=alike,
-                    **self.common,
-                )
-
     def transfer(self, arm: Arm, chains: list[LevelPlan]) -> TransferPlan:
         """The matrix between the levels of the first seed of an arm."""
         assert self.spec.transfer is not None
@@ -334,21 +255,6 @@ class _Planner:
             **self.common,
         )
         return TransferPlan(arm=arm, levels=tuple(level.level for level in chain), cell=cell)
-
-
-def _alike(found: Sequence[Attack | Substitute], norm: str, domain: str) -> tuple[Attack, ...]:
-    """The attacks of one norm and domain."""
-    return tuple(cell for cell in found if isinstance(cell, Attack) and (cell.about.norm, cell.about.domain) == (norm, domain))
-
-
-def _budgets(cells: Sequence[Attack]) -> tuple[float, ...]:
-    """Of what size the perturbations of attacks are, rising."""
-    return tuple(sorted({cell.about.eps for cell in cells if cell.about.eps is not None}))
-
-
-def _asked(levels: tuple[int, ...] | None, seeds: int | None, level: int, seed: int) -> bool:
-    """Whether a part of a specification asks for this level of this seed."""
-    return (levels is None or level in levels) and (seeds is None or seed < seeds)
 
 
 def _title(arm: Arm, seed: int, level: int) -> str:
