@@ -32,7 +32,7 @@ BARE = {
         {"name": "pgd", "eps": 0.1, "steps": 10},
         {"name": "fgs", "eps": 0.1},
         {"name": "ddn", "steps": 40},
-        {"name": "cw", "searches": 2},
+        {"name": "fmn", "norm": "l2", "steps": 40},
     ],
     "seeds": 2,
 }

@@ -32,6 +32,7 @@ _LEAST: Final = 1e-12
 _ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
 _NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
 _FEW: Final = 100  # units up to which linear programmes are worth solving
+_BRIEF: Final = 12  # steps of multipliers at the root where programmes follow, which find the best ones
 _PATIENCE: Final = 6  # steps of the batched search before that
 _PROGRAMME: Final = 10  # bounds that one of them counts as
 _SHARE: Final = 0.25  # of the budget, for one radius
@@ -100,6 +101,7 @@ class Tree:
     def __init__(self, dual: Dual, search: Search, *, steps: int, root_steps: int, gap: float, decide: bool) -> None:
         self.dual, self.search, self.steps, self.gap, self.decide = dual, search, steps, gap, decide
         self.top = float(dual.region.ball.radius)
+        self.small = dual.region.ball.norm is not L2 and dual.region.units <= _FEW and not bool(dual.region.curved.any())
         self.settled = math.inf  # the smallest radius among leaves that nothing closes
         targets = torch.arange(len(dual.region.C))
         start = dual.first(targets)
@@ -108,12 +110,11 @@ class Tree:
         self.nodes, self.radius = start.take(keep), first[keep]
         if len(self.radius):
             reach = torch.full_like(self.radius, self.goal)
-            self.nodes, better = optimised(dual, self.nodes, reach, root_steps)
+            self.nodes, better = optimised(dual, self.nodes, reach, min(root_steps, _BRIEF) if self.small else root_steps)
             self.radius = torch.maximum(self.radius, better)
             self.prune()
         self.roots, self.first, self.steps_done = self.nodes, self.radius, 0
         self.queue: Queue | None = None
-        self.small = dual.region.ball.norm is not L2 and dual.region.units <= _FEW and not bool(dual.region.curved.any())
 
     @property
     def goal(self) -> float:

@@ -14,6 +14,9 @@ from isogrid.study.spec import DEFAULT_ATTACKS, PRESETS, Spec, preset_data, read
 
 PENALTIES_FORM = "penalties with commas, weights in brackets: l1-activations(weight=1e-5),l1-activations(weight=1e-4)"
 
+LEVELLED = ("blackbox", "audit", "certify", "exact", "lipschitz", "cells")
+"""The parts of a study that may ask for some of the levels."""
+
 
 def specification(study: Path | None, preset: str | None, flags: dict[str, Any]) -> Spec:
     """The specification of `isogrid run`: a file or a preset, with the flags that were given on top."""
@@ -89,13 +92,21 @@ def _penalised(training: Any, text: str) -> list[dict[str, Any]]:
 def _shorten(base: dict[str, Any], rounds: int) -> None:
     """Fewer rounds, by a flag or by a method that has so many levels: what is asked for beyond them goes; the control is attacked at the
     last round instead."""
-    for part, name in (("control", "rounds"), ("twin", "rounds"), ("blackbox", "levels"), ("audit", "levels")):
+    for part, name in (("control", "rounds"), ("twin", "rounds"), *((part, "levels") for part in LEVELLED)):
         settings = base.get(part)
-        if isinstance(settings, dict) and isinstance(settings.get(name), list):
-            asked = settings[name]
-            kept = [k for k in asked if not isinstance(k, int) or k <= rounds]
-            beyond = name == "rounds" and len(kept) < len(asked) and rounds > 0 and rounds not in kept
-            base[part] = settings | {name: [*kept, rounds] if beyond else kept}
+        if isinstance(settings, list):
+            base[part] = [_cut(one, name, rounds) for one in settings]
+        elif settings is not None:
+            base[part] = _cut(settings, name, rounds)
+
+
+def _cut(settings: Any, name: str, rounds: int) -> Any:
+    if not isinstance(settings, dict) or not isinstance(settings.get(name), list):
+        return settings
+    asked = settings[name]
+    kept = [k for k in asked if not isinstance(k, int) or k <= rounds]
+    beyond = name == "rounds" and len(kept) < len(asked) and rounds > 0 and rounds not in kept
+    return settings | {name: [*kept, rounds] if beyond else kept}
 
 
 def _available(data: Any) -> Any:
