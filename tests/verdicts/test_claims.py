@@ -408,8 +408,9 @@ def test_secondary_measures_are_reported_and_decide_nothing(strong):
     assert [part["role"] for part in found["parts"]] == ["primary", "primary", "secondary"]
 
 
-def test_deep_networks_are_judged_once(made_up):
-    found = verdicts(replace(made_up(np.random.default_rng(8)), arm=Arm(data="cifar10", model="resnet-32", pruner="surgery")))
+@pytest.mark.parametrize(("data", "model"), [("cifar10", "resnet-32"), ("cifar10:FOLDER", "vgg-like(width=0.25)")])
+def test_deep_networks_are_judged_once_at_any_width(made_up, data, model):
+    found = verdicts(replace(made_up(np.random.default_rng(8)), arm=Arm(data=data, model=model, pruner="surgery")))
     assert found[2] == "not applicable"
     assert found[5] == "undecided"
 

@@ -111,7 +111,7 @@ class Contrast:
 
 def contrasts_of(evidence: Evidence, tolerance: Mapping[str, float]) -> list[Contrast]:
     """One contrast for each of the claims 1 to 5; `tolerance` as in `verdicts.claims.judge`."""
-    deep = evidence.arm.data.startswith("cifar10") and evidence.arm.model in DEEP
+    deep = evidence.arm.data.startswith("cifar10") and evidence.arm.model.partition("(")[0] in DEEP  # at any width
 
     def no(claim: int, obstacle: Obstacle) -> Contrast:
         return Contrast(evidence=evidence, claim=claim, applies=False, obstacles=(("", obstacle),))
