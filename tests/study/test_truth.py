@@ -35,7 +35,7 @@ BARE = {
     "seeds": 2,
 }
 PART = {"levels": [1, 3], "seeds": 1, "method": {"nodes": 60}}
-SPEC = BARE | {"exact": [PART, PART | {"norms": [], "distances": ["l2"], "samples": 8}]}
+SPEC = BARE | {"exact": [PART, PART | {"norms": [], "distances": ["l2"], "samples": 4}]}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_truth_is_a_curve_that_has_a_mean_where_all_is_decided(summary, sear
             records = searched[point.level, EPS if metric == "r_inf" else None][1]
             lower, upper = records["lower"].to_numpy(), records["upper"].to_numpy()
             open_ = (lower < EPS) & (upper > EPS * (1 + 2e-5)) if metric == "r_inf" else lower < upper * 0.99
-            assert (point.seeds, point.n, point.undecided) == (1, 30 if metric == "r_inf" else 8, open_.sum())
+            assert (point.seeds, point.n, point.undecided) == (1, 30 if metric == "r_inf" else 4, open_.sum())
             assert np.isnan(point.mean) == (point.undecided > 0)
             assert point.low <= point.high
             if not point.undecided:
