@@ -29,6 +29,7 @@ ROLES: dict[str, tuple[str, str]] = {
     "grid": ("#e3e7ec", "#2b3541"),
     "page": ("#fefefe", "#12181f"),
     "control": ("#6f7b8b", "#a3afbd"),
+    "truth": ("#b0123c", "#ff8fa3"),
 }
 # Okabe and Ito's hues, darkened for white and lightened for black until each has a contrast of at least 3:1 there.
 SERIES: tuple[tuple[str, str], ...] = (
@@ -40,7 +41,7 @@ SERIES: tuple[tuple[str, str], ...] = (
     ("#357d9e", "#8ed6f7"),
 )
 MARKERS = ("o", "^", "D", "v", "P", "X")
-INK, MUTED, GRID, PAGE, CONTROL_COLOUR = (ROLES[name][0] for name in ("ink", "muted", "grid", "page", "control"))
+INK, MUTED, GRID, PAGE, CONTROL_COLOUR, TRUTH = (ROLES[name][0] for name in ("ink", "muted", "grid", "page", "control", "truth"))
 
 RC: dict[str, object] = {
     "font.family": "sans-serif",
