@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from isogrid.core.random import generator
-from isogrid.sparsity import SET, Masks, RigL
+from isogrid.sparsity import SET, Masks, RigL, Static
+from isogrid.training import FitConfig, OptimizerConfig, fit
 from tests.sparsity.bench import network, run, samples, training
 
 BOTH = pytest.mark.parametrize("method", [RigL, SET])
@@ -40,6 +41,37 @@ def test_as_many_come_as_go_in_every_layer_by_the_published_share(method, start)
     _, state = run(dynamics, told, look)
     assert state["revisions"][:, 2].sum() > 10
     assert torch.equal(state["revisions"][:, 1], state["revisions"][:, 2])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@BOTH
+def test_touching_only_what_is_exchanged_gives_what_a_whole_revision_gives(method, optimizer, monkeypatch):
+    draw = generator(0, "regrowth", "images")
+    x, y = torch.rand(96, 3, 6, 6, generator=draw), torch.randint(0, 4, (96,), generator=draw)
+    config = FitConfig(epochs=6, batch_size=16, optimizer=OptimizerConfig(name=optimizer, lr=0.01, weight_decay=0.01))
+
+    def trained():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+        log = fit(net, x, y, config, seed=0, pruner=method(sparsity=0.7, every=2, drop=0.5))
+        assert not net[2].weight.is_contiguous(), "the order in memory is one of the things that could go wrong"
+        assert log.state["revisions"][:, 2].min() > 0
+        return {**net.state_dict(), **{f"mask {name}": mask for name, mask in log.masks.items()}}
+
+    sparingly = trained()
+    monkeypatch.setattr(Static, "exchange", Static.revise)
+    wholly = trained()
+    assert sparingly.keys() == wholly.keys()
+    assert all(torch.equal(value, wholly[name]) for name, value in sparingly.items())
+
+
+def test_an_exchange_is_allowed_where_only_deterministic_operations_are():
+    torch.use_deterministic_algorithms(True)
+    try:
+        masks = growing(RigL, [5.0, 4.0, 0.2, 0.1, 0, 0, 0, 0], [True] * 4 + [False] * 4, [0.0, 0, 0, 0, 1, 3, 2, 0])[1]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert masks.tolist() == [True, True, False, False, False, True, True, False]
 
 
 def growing(method, weights, alive, gradient, share=0.5):

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from isogrid.core.errors import InputError
 from isogrid.core.parameters import check_parameters
 from isogrid.core.random import generator
-from isogrid.sparsity.allocation import survivors
+from isogrid.sparsity.allocation import places, put, survivors
 from isogrid.sparsity.criteria import Batch, Criterion, Loss, scores_of
 from isogrid.sparsity.layers import named_weights
 from isogrid.sparsity.masks import Masks
@@ -144,15 +144,26 @@ class Static(Dynamics):
         masks.apply(self._model)
         self.masks = masks
         parameters = named_weights(self._model)
-        pruned = [(parameters[name], mask) for name, mask in masks.items() if int(torch.count_nonzero(mask)) < mask.numel()]
-        self._weights: list[Tensor] = [weight for weight, _ in pruned]
+        pruned = {name: mask for name, mask in masks.items() if int(torch.count_nonzero(mask)) < mask.numel()}
+        self._weights: dict[str, Tensor] = {name: parameters[name] for name in pruned}
         # in the weights' own order in memory: one pass over both; from bytes, which are read faster than truth values
-        self._factors = [torch.empty_like(weight).copy_(mask.view(torch.uint8)) for weight, mask in pruned]
+        self._factors = {name: torch.empty_like(parameters[name]).copy_(mask.view(torch.uint8)) for name, mask in pruned.items()}
+        self._pairs = list(self._weights.values()), list(self._factors.values())
+
+    @torch.no_grad()
+    def exchange(self, masks: Masks) -> None:
+        """`revise` for few changes, none of them in a layer without a dead weight, right after `after_step`: nothing else is touched."""
+        for name, factor in self._factors.items():
+            mask = masks[name]
+            changed = places(mask ^ self.masks[name])
+            put(self._weights[name], changed, 0.0)
+            put(factor, changed, mask.take(changed).to(factor.dtype))
+        self.masks = masks
 
     def after_step(self, step: int) -> None:
-        if self._weights:
+        if self._factors:
             with torch.no_grad():
-                torch._foreach_mul_(self._weights, self._factors)
+                torch._foreach_mul_(*self._pairs)
 
 
 class Record:
@@ -164,12 +175,10 @@ class Record:
 
     def note(self, step: int, before: Masks, after: Masks) -> None:
         """A revision at `step` put `after` in the place of `before`."""
-        died, back = (
-            torch.stack([torch.count_nonzero(mask & ~others[name]) for name, mask in some.items()]).sum()
-            for some, others in ((before, after), (after, before))
-        )
+        born = [mask.take(places(mask ^ before[name])) for name, mask in after.items()]
+        back = torch.stack([torch.count_nonzero(part) for part in born]).sum()
         self._steps.append(step)
-        self._counts.append(torch.stack([died, back]))
+        self._counts.append(torch.stack([sum(len(part) for part in born) - back, back]))
 
     def state(self) -> dict[str, Tensor]:
         """{"revisions": int64 [R, 3]}: step, died, came back; what a `Dynamics` hands on beside its own."""
@@ -187,10 +196,10 @@ def forget(optimizer: Optimizer, model: nn.Module, before: Masks, after: Masks) 
     parameters = named_weights(model)
     for name, mask in after.items():
         parameter = parameters[name]
-        same = (mask == before[name]).to(parameter.device)
+        changed = places(mask ^ before[name]).to(parameter.device)
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-                value.mul_(same.view(torch.uint8).to(value.dtype))
+                put(value, changed, 0)
 
 
 @contextlib.contextmanager

@@ -78,14 +78,14 @@ class Regrowing(Static):
     def _smallest(self, name: str, weight: Tensor, mask: Tensor, share: float) -> Tensor:
         """The places of the share of a layer's weights that goes: the smallest (ties: lower index first) that need not stay."""
         alive = places(mask)
-        sizes = weight.flatten()[alive].abs()
+        sizes = weight.take(alive).abs()
         if name in self._axes:
-            stay = survivors({name: weight.abs()}, {name: mask}, self._axes)[name].flatten()[alive]
-        else:  # the largest one: no need to look at those that are dead
-            stay = survivors({name: sizes}, {name: torch.ones_like(sizes, dtype=torch.bool)}, {})[name]
-        removable = places(~stay)
-        count = min(int(share * len(alive)), len(removable))
-        return alive[removable[~top(sizes[removable], len(removable) - count)]]
+            stay = places(survivors({name: weight.abs()}, {name: mask}, self._axes)[name].flatten()[alive])
+        else:  # the largest one, the first of equal ones: no need to look at those that are dead
+            stay = sizes.argmax().view(1)
+        sizes[stay] = torch.inf
+        count = min(int(share * len(alive)), len(alive) - len(stay))
+        return alive[~top(sizes, len(alive) - count)]
 
     def _revise(self, step: int, kept: Masks, new: Masks) -> None:
         before, optimizer = self.masks, self.training.optimizer
@@ -95,7 +95,7 @@ class Regrowing(Static):
             before = kept
         forget(optimizer, self.training.model, before, new)
         self._record.note(step, self.masks, new)
-        self.revise(new)
+        self.exchange(new)
 
     def finish(self) -> tuple[Masks, dict[str, Tensor]]:
         return self.masks, self._record.state()
