@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from isogrid.certify.affine import direct, spread
 from isogrid.certify.ball import Ball
-from isogrid.certify.graph import Graph
+from isogrid.certify.graph import Graph, row_parts, rows_at_once
 from isogrid.certify.intervals import node_interval, node_rounding, widened
-from isogrid.certify.operations import Convolution, Linear, Move, Operation, Scale
+from isogrid.certify.operations import Convolution, Linear, Operation
 from isogrid.certify.relaxations import Lines, Slopes, lines
+from isogrid.certify.windows import Windows, windows
 from isogrid.core.norms import Norm, rows as per_row
 
 Refine = Literal["intervals", "lines"]
@@ -21,13 +23,13 @@ Refine = Literal["intervals", "lines"]
 Relax = Callable[[int, Tensor], tuple[Tensor | None, Tensor]]
 """(nonlinear node, coefficients on its output [B, R, n]) -> (on its input or None, constant [B, R]): a lower bound of the product."""
 
-ROW_BYTES: Final = 64 * 2**20
-"""Rows are taken back in parts whose coefficients at the widest node stay within this."""
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sweep:
-    """Bounds of every node of the deployed `graph` over `ball`: low and high [B, *shape], its rounding, the lines of nonlinear nodes."""
+    """Bounds of every node of the deployed `graph` over `ball`: low and high [B, *shape], its rounding, the lines of nonlinear nodes.
+
+    `inside`: of nodes with elements that are not there, which are [B, n], 1 or 0 (see `Windows`).
+    """
 
     graph: Graph
     ball: Ball
@@ -35,12 +37,30 @@ class Sweep:
     high: list[Tensor] = field(default_factory=list)
     rounding: list[Tensor | None] = field(default_factory=list)
     lines: dict[int, Lines] = field(default_factory=dict)
+    inside: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, low: Tensor, high: Tensor, rounding: Tensor | None) -> None:
         """The next node's bounds."""
         self.low.append(low)
         self.high.append(high)
         self.rounding.append(rounding)
+
+    def cut(self, windows: Windows, rows: Tensor, places: Tensor) -> Sweep:
+        """What lines need of the windows at (row, place) [N] pairs, one after the other."""
+
+        def at(node: int, value: Tensor) -> Tensor:
+            return windows.cut(value, node, rows, places)
+
+        ball = replace(self.ball, x=at(0, self.ball.x), radius=self.ball.radius[rows])
+        known = [None if j is None else self.rounding[j] for j in windows.origin]
+        rounding = [None if value is None else at(k, value) for k, value in enumerate(known)]
+        found = {
+            k: Lines(**{f.name: at(k, getattr(self.lines[j], f.name)) for f in fields(Lines)})
+            for k, j in enumerate(windows.origin)
+            if j in self.lines
+        }
+        inside = {k: value[places] for k, value in windows.inside.items()}
+        return Sweep(graph=windows.graph, ball=ball, rounding=rounding, lines=found, inside=inside)
 
     def stop(self, node: int, A: Tensor) -> tuple[None, Tensor]:
         """Coefficients on a nonlinear node end at its interval: interval arithmetic with the affine operations after it fused."""
@@ -79,13 +99,14 @@ class Bounder:
 
     `spread`: for nodes that are affine in the network's input, the dual norm of each element's gradient [*shape]: of linear and
     convolutional layers, and of the inputs of nonlinear nodes. `direct`: those of them that read each element of the network's input
-    once at most.
+    once at most. `windows`: of nodes that lines were taken back from, what their units see.
     """
 
     graph: Graph
     norm: Norm
     spread: dict[int, Tensor] = field(init=False)
     direct: frozenset[int] = field(init=False)
+    windows: dict[int, Windows | None] = field(default_factory=dict)
     _maps: tuple[Tensor, dict[int, Tensor]] | None = None
 
     @property
@@ -117,8 +138,8 @@ class Bounder:
         return self._maps
 
     def __post_init__(self) -> None:
-        self.spread = _spread(self.graph, self.norm)
-        self.direct = _direct(self.graph)
+        self.spread = spread(self.graph, self.norm)
+        self.direct = direct(self.graph)
 
     def sweep(self, ball: Ball, refine: Refine, slopes: Slopes = "adaptive") -> Sweep:
         """Bounds of all nodes over `ball`, in the order of the graph, deployed rounding included.
@@ -148,11 +169,18 @@ class Bounder:
                 low, high = torch.maximum(low, centre[0][i] - reach), torch.minimum(high, centre[1][i] + reach)
             found.add(low, high, rounding)
             if i in before and refine == "lines" and not (i in self.spread and ball.free):
-                found.low[i], found.high[i] = _refined(found, i, low, high)
+                found.low[i], found.high[i] = self._refined(found, i, low, high)
             if not node.operation.affine:
                 source = node.inputs[0]
                 found.lines[i] = lines(node.operation, found.low[source], found.high[source], slopes)
         return found
+
+    def _refined(self, found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds of node i's undecided elements by lines, kept where they are tighter."""
+        if i not in self.windows:
+            self.windows[i] = windows(self.graph, i)
+        seen = self.windows[i]
+        return _refined(found, i, low, high) if seen is None else _refined_within(found, seen, low, high)
 
 
 def mapped(operation: Operation, ins: list[Tensor]) -> Tensor:
@@ -163,7 +191,7 @@ def mapped(operation: Operation, ins: list[Tensor]) -> Tensor:
 
 
 def _refined(found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounds of node i's undecided elements by lines, kept where they are tighter."""
+    """The bounds of node i's undecided elements by lines, kept where they are tighter; decided ones stay, whatever else is in the batch."""
     flat_low, flat_high = low.flatten(1), high.flatten(1)
     undecided = (flat_low < 0) & (flat_high > 0)
     count = int(undecided.sum(1).max())
@@ -176,15 +204,31 @@ def _refined(found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, T
         bound = backward(found, {i: unit_rows(found.graph, i, rows)}, found.relax).lowest(found.ball)
         lower.append(bound[:, : rows.shape[1]])
         upper.append(-bound[:, rows.shape[1] :])
-    flat_low = flat_low.scatter(1, index, torch.maximum(flat_low.gather(1, index), torch.cat(lower, 1)))
-    flat_high = flat_high.scatter(1, index, torch.minimum(flat_high.gather(1, index), torch.cat(upper, 1)))
+    low_at, high_at, open_ = flat_low.gather(1, index), flat_high.gather(1, index), undecided.gather(1, index)
+    flat_low = flat_low.scatter(1, index, torch.where(open_, torch.maximum(low_at, torch.cat(lower, 1)), low_at))
+    flat_high = flat_high.scatter(1, index, torch.where(open_, torch.minimum(high_at, torch.cat(upper, 1)), high_at))
     return flat_low.view_as(low), flat_high.view_as(high)
 
 
-def row_parts(graph: Graph, batch: int, rows: int) -> list[slice]:
-    """Even slices over `rows` of which a batch stays within ROW_BYTES."""
-    step = max(1, ROW_BYTES // (8 * graph.widest * batch))
-    return [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
+def _refined_within(found: Sweep, seen: Windows, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of a node whose units see windows: the undecided units of one sample at one place are rows over their own window."""
+    shape, low, high = low.shape, low.flatten(2).clone(), high.flatten(2).clone()
+    undecided = (low < 0) & (high > 0)
+    counts, order = undecided.sum(1).flatten().sort(descending=True, stable=True)
+    last, first, total = len(seen.graph.nodes) - 1, 0, int((counts > 0).sum())
+    while first < total:
+        most = int(counts[first])
+        pairs = order[first : min(total, first + rows_at_once(seen.graph, 2 * most))]
+        rows, places = pairs // low.shape[2], pairs % low.shape[2]
+        index = undecided[rows, :, places].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        part = found.cut(seen, rows, places)
+        bound = backward(part, {last: unit_rows(seen.graph, last, index)}, part.relax).lowest(part.ball)
+        at = rows[:, None], index, places[:, None]
+        open_ = undecided[at]
+        low[at] = torch.where(open_, torch.maximum(low[at], bound[:, :most]), low[at])
+        high[at] = torch.where(open_, torch.minimum(high[at], -bound[:, most:]), high[at])
+        first += len(pairs)
+    return low.view(shape), high.view(shape)
 
 
 def unit_rows(graph: Graph, i: int, index: Tensor) -> Tensor:
@@ -203,6 +247,7 @@ def backward(found: Sweep, start: dict[int, Tensor], relax: Relax) -> Form:
         A = pending.pop(i, None)
         if A is None:
             continue
+        A = _present(found, i, A)
         node, rounding = graph.nodes[i], found.rounding[i]
         assert node.operation is not None
         if rounding is not None:
@@ -219,7 +264,13 @@ def backward(found: Sweep, start: dict[int, Tensor], relax: Relax) -> Form:
         for source, part in zip(node.inputs, node.operation.transposed(whole, graph.sizes_of(i)), strict=True):
             _add(pending, source, part.reshape(batch, rows, -1))
     A = pending.get(0)
-    return Form(A=torch.zeros(batch, rows, found.ball.x[0].numel(), dtype=torch.float64) if A is None else A, constant=constant)
+    A = torch.zeros(batch, rows, found.ball.x[0].numel(), dtype=torch.float64) if A is None else A
+    return Form(A=_present(found, 0, A), constant=constant)
+
+
+def _present(found: Sweep, i: int, A: Tensor) -> Tensor:
+    """The coefficients on those elements of node i that are there."""
+    return A * found.inside[i][:, None] if i in found.inside else A
 
 
 def _over(A: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -230,54 +281,6 @@ def _over(A: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _add(pending: dict[int, Tensor], i: int, A: Tensor) -> None:
     pending[i] = pending[i] + A if i in pending else A
-
-
-def _spread(graph: Graph, norm: Norm) -> dict[int, Tensor]:
-    """See `Bounder`."""
-    affine = {0}
-    for i, node in enumerate(graph.nodes):
-        if node.operation is not None and node.operation.affine and all(j in affine for j in node.inputs):
-            affine.add(i)
-    wanted = {node.inputs[0] for _, node in graph.nonlinear()}
-    wanted |= {i for i, node in enumerate(graph.nodes) if isinstance(node.operation, Linear | Convolution)}
-    found = {}
-    for i in sorted(wanted & affine - {0}):
-        shape = graph.nodes[i].shape
-        n = torch.Size(shape).numel()
-        sizes = []
-        for part in row_parts(graph, 1, n):
-            rows = torch.eye(n, dtype=torch.float64)[part].reshape(-1, *shape)
-            sizes.append(norm.dual_size(_gradient(graph, i, rows)))
-        found[i] = torch.cat(sizes).reshape(shape)
-    return found
-
-
-def _direct(graph: Graph) -> frozenset[int]:
-    """Nodes whose path to the input only scales elements and moves them without repeating any."""
-    once, found = {0}, set()
-    for i, node in enumerate(graph.nodes[1:], 1):
-        if len(node.inputs) != 1 or node.inputs[0] not in once:
-            continue
-        if isinstance(node.operation, Linear | Convolution):
-            found.add(i)
-        elif isinstance(node.operation, Scale):
-            once.add(i)
-        elif isinstance(node.operation, Move) and node.operation.terms == 1:
-            repeats = node.operation.transposed(torch.ones(1, *node.shape, dtype=torch.float64), graph.sizes_of(i))[0]
-            once |= {i} if bool((repeats <= 1).all()) else set()
-    return frozenset(found)
-
-
-def _gradient(graph: Graph, i: int, A: Tensor) -> Tensor:
-    """Rows A [M, *shape] on a node i that is affine in the input -> on the input [M, *S]."""
-    pending = {i: A}
-    for j in range(i, 0, -1):
-        if j in pending:
-            mine, operation = pending.pop(j), graph.nodes[j].operation
-            assert operation is not None
-            for source, part in zip(graph.nodes[j].inputs, operation.transposed(mine, graph.sizes_of(j)), strict=True):
-                _add(pending, source, part)
-    return pending.get(0, A.new_zeros(len(A), *graph.nodes[0].shape))
 
 
 def margin_rows(graph: Graph, y: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from isogrid.core.random import generator
 
 RUN_UNIT: Final = 2.0**-53
 """The rounding unit of our own computations."""
+ROW_BYTES: Final = 4 * 2**20
+"""Rows are taken back in parts whose coefficients at the widest node stay within this: small enough for a cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,6 +123,17 @@ def used(nodes: list[Node], output: int) -> tuple[Node, ...]:
         return replace(node, inputs=tuple(order[i] for i in node.inputs), hull=hull)
 
     return tuple(moved(nodes[old]) for old in sorted(needed))
+
+
+def rows_at_once(graph: Graph, batch: int) -> int:
+    """How many rows of each of a batch stay within ROW_BYTES."""
+    return max(1, ROW_BYTES // (8 * graph.widest * batch))
+
+
+def row_parts(graph: Graph, batch: int, rows: int) -> list[slice]:
+    """Slices over `rows` that are taken back one after the other."""
+    step = rows_at_once(graph, batch)
+    return [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
 
 
 def replaced(graph: Graph, pairs: Sequence[tuple[Tensor, Tensor]]) -> Graph:

@@ -20,16 +20,17 @@ def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, guess: T
     r"""The largest certified radius [B], at most `limit`, up to the share `tolerance`.
 
     Relaxations made for R hold for every smaller radius, and tighten as R shrinks: r*(R) falls, and the best radius is its fixed point,
-    which each evaluation brackets between R and r*(R). The next R is the false position of r*(R) - R. Whatever the function
-    does, what is returned was certified by one evaluation. r* = 0 or infinite serves for bounds that only say no or yes. `guess` [B]: the
-    first R, where one is known; else it follows from R = 0.
+    which each evaluation brackets between R and r*(R). The next R is the false position of r*(R) - R; of two in a row on one side the
+    other's value counts half (Illinois), for r* falls to nothing within a short way and would hold the position back. Whatever the
+    function does, what is returned was certified by one evaluation. r* = 0 or infinite serves for bounds that only say no or yes.
+    `guess` [B]: the first R, where one is known; else it follows from R = 0.
     """
     rows = torch.arange(len(limit))
     zero = torch.zeros_like(limit)
     first = evaluate(rows, zero).to(limit) if guess is None else torch.full_like(limit, math.nan)
     low, high = zero.clone(), limit.clone()
     below, above = (zero.clone(), first.clone()), (torch.full_like(limit, math.nan), torch.full_like(limit, math.nan))
-    guess = torch.minimum(first / 2 if guess is None else guess, limit)
+    guess, side = torch.minimum(first / 2 if guess is None else guess, limit), torch.zeros_like(limit)
     rows = rows[~(first <= 0) & (limit > 0)]
     for _ in range(_STEPS):
         if len(rows) == 0:
@@ -38,9 +39,11 @@ def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, guess: T
         found = evaluate(rows, radius).to(limit)
         low[rows] = torch.maximum(low[rows], torch.minimum(radius, found))
         high[rows] = torch.minimum(high[rows], torch.maximum(radius, found)).clamp_min(low[rows])
-        gap, fits = found - radius, found >= radius
-        for place, known in ((fits, below), (~fits, above)):
+        gap, fits = found.clamp_min(0) - radius, found >= radius
+        for place, known, other, now in ((fits, below, above, 1.0), (~fits, above, below, -1.0)):
             known[0][rows[place]], known[1][rows[place]] = radius[place], gap[place]
+            other[1][rows[place & (side[rows] == now)]] /= 2
+            side[rows[place]] = now
         guess[rows] = _guess(low[rows], high[rows], first[rows], *(v[rows] for v in (*below, *above)))
         rows = rows[(high[rows] - low[rows] > tolerance * high[rows]) & (low[rows] < limit[rows])]
     return low

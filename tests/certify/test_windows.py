@@ -1,0 +1,110 @@
+"""Bounds by windows are those of the whole graph: same numbers, whatever the geometry; sparse ones and those that stick out included."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from isogrid.certify import read_graph
+from isogrid.certify.affine import gradient, spread
+from isogrid.certify.ball import Ball
+from isogrid.certify.bounds import Bounder
+from isogrid.certify.windows import windows
+from isogrid.core.norms import norm as norm_of
+from isogrid.core.random import generator
+
+from .networks import randomised
+
+
+class Block(nn.Module):
+    """Branches of other reach that meet, a normalisation before a padded convolution, a padded one after a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.scale = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(2)
+        self.left, self.right, self.after = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        h = self.first(self.scale(x)).relu()
+        h = h + self.left(h).tanh() - self.right(h).relu()
+        return self.after(h).relu()
+
+
+class Twisted(nn.Module):
+    """Two strides meet in one sum: no window moves alike from place to place."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.after = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 9), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.after(self.left(x)[:, :, ::3, ::3].relu() + self.right(x).relu()).relu()
+
+
+def bodies(sparsity=0.0):
+    """{name: convolutional part} on inputs [2, 12, 12]; series on [2, 24]."""
+    made = {
+        "strided": nn.Sequential(nn.Conv2d(2, 4, 4, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 4, 2, 1), nn.ReLU()),
+        "dilated": nn.Sequential(nn.Conv2d(2, 4, 3, dilation=2, padding=(2, 1)), nn.ReLU(), nn.Conv2d(4, 4, (2, 3), 2, bias=False), nn.Tanh()),
+        "grouped": nn.Sequential(
+            nn.Conv2d(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 3, groups=4), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)
+        ),
+        "deep": nn.Sequential(*(layer for n in (2, 3, 3) for layer in (nn.Conv2d(n, 3, 3, padding=1), nn.ReLU()))),
+        "linear": nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU()),
+        "residual": Block(),
+        "series": nn.Sequential(nn.Conv1d(2, 3, 4, 2, 1), nn.ReLU(), nn.Conv1d(3, 3, 3, padding=1), nn.ReLU()),
+    }
+    return {name: randomised(net, seed, sparsity) for seed, (name, net) in enumerate(made.items())}
+
+
+def samples(name, rows=3):
+    shape = (2, 24) if name == "series" else (2, 12, 12)
+    return (torch.rand(rows, *shape, generator=generator(0, "windows")) * 1.3 - 0.15).clamp(0, 1)
+
+
+def read(name, body):
+    """A graph with a linear end."""
+    x = samples(name)
+    net = nn.Sequential(body, nn.Flatten(), randomised(nn.Linear(body(x)[0].numel(), 3), 9)).eval()
+    return read_graph(net, x), x
+
+
+@pytest.mark.parametrize("domain", ["box", "free"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+@pytest.mark.parametrize("name", list(bodies()))
+def test_windows_give_the_bounds_of_the_whole(name, sparsity, norm, domain):
+    graph, x = read(name, bodies(sparsity)[name])
+    low, high = (0.0, 1.0) if domain == "box" else (-math.inf, math.inf)
+    radius = torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64) * (3 if norm == "l2" else 1)
+    ball = Ball(x=x.double(), radius=radius, norm=norm_of(norm), low=low, high=high)
+    cut, whole = (Bounder(graph=graph, norm=norm_of(norm)) for _ in range(2))
+    whole.windows = dict.fromkeys(range(len(graph.nodes)))
+    found, expected = cut.sweep(ball, "lines"), whole.sweep(ball, "lines")
+    assert any(seen is not None for seen in cut.windows.values())
+    for mine, theirs in zip((*found.low, *found.high), (*expected.low, *expected.high), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+    plain = Bounder(graph=graph, norm=norm_of(norm)).sweep(ball, "intervals")
+    wider = [bool((a < b - 1e-6).any()) for a, b in zip(plain.low, found.low, strict=True)]
+    assert any(wider)  # lines were taken back at all
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", list(bodies()))
+def test_spread_is_the_dual_norm_of_the_gradient(name, norm):
+    graph, _ = read(name, bodies()[name])
+    found = spread(graph, norm_of(norm))
+    assert any(windows(graph, i) is not None for i in found)
+    for i, sizes in found.items():
+        rows = torch.eye(sizes.numel(), dtype=torch.float64).reshape(-1, *sizes.shape)
+        assert torch.allclose(norm_of(norm).dual_size(gradient(graph, i, rows)).view_as(sizes), sizes, rtol=1e-12)
+
+
+def test_where_windows_do_not_move_alike_there_are_none():
+    graph, _ = read("twisted", randomised(Twisted()))
+    convolutions = [i for i, node in enumerate(graph.nodes) if node.shape == (3, 4, 4)]
+    assert convolutions
+    assert all(windows(graph, i) is None for i in convolutions[-3:])
