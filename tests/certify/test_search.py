@@ -1,4 +1,4 @@
-"""The search for the largest radius: within its tolerance and in few evaluations, whatever falls how fast; never more than was certified."""
+"""The largest certified radius is found in few evaluations, whatever falls how fast; never more than was certified."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SHAPES = {
     "flat": lambda R, a: a + 0 * R,
     "straight": lambda R, a: 3 * a - 2 * R,
     "bent": lambda R, a: a * (2 - (R / a) ** 3),
-    "cliff": lambda R, a: torch.where(R < 1.2 * a, a * 2.5 - 1.5 * R, -1.0),
+    "cliff": lambda R, a: torch.where(1.2 * a > R, a * 2.5 - 1.5 * R, -1.0),
     "steep": lambda R, a: 2 * a - a * torch.exp(8 * (R / a - 1)),
-    "no or yes": lambda R, a: torch.where(R <= a, math.inf, 0.0),
+    "no or yes": lambda R, a: torch.where(a >= R, math.inf, 0.0),
 }
 """r*(R) with the fixed point a."""
 

@@ -48,9 +48,16 @@ def bodies(sparsity=0.0):
     """{name: convolutional part} on inputs [2, 12, 12]; series on [2, 24]."""
     made = {
         "strided": nn.Sequential(nn.Conv2d(2, 4, 4, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 4, 2, 1), nn.ReLU()),
-        "dilated": nn.Sequential(nn.Conv2d(2, 4, 3, dilation=2, padding=(2, 1)), nn.ReLU(), nn.Conv2d(4, 4, (2, 3), 2, bias=False), nn.Tanh()),
+        "dilated": nn.Sequential(
+            nn.Conv2d(2, 4, 3, dilation=2, padding=(2, 1)), nn.ReLU(), nn.Conv2d(4, 4, (2, 3), 2, bias=False), nn.Tanh()
+        ),
         "grouped": nn.Sequential(
-            nn.Conv2d(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 3, groups=4), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)
+            nn.Conv2d(2, 4, 3, groups=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, 3, groups=4),
+            nn.BatchNorm2d(4),
+            nn.LeakyReLU(0.1),
         ),
         "deep": nn.Sequential(*(layer for n in (2, 3, 3) for layer in (nn.Conv2d(n, 3, 3, padding=1), nn.ReLU()))),
         "linear": nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU()),
