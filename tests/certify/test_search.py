@@ -43,5 +43,5 @@ def test_the_fixed_point_is_found_in_few_evaluations(shape, known, tolerance):
 
 def test_what_holds_everywhere_ends_at_the_limit_and_what_never_does_at_zero():
     limit = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    assert torch.equal(largest_radius(lambda rows, radius: radius + 1, limit, 1e-3), limit)
+    assert torch.equal(largest_radius(lambda rows, radius: torch.full_like(radius, math.inf), limit, 1e-3), limit)
     assert torch.equal(largest_radius(lambda rows, radius: 0 * radius - 1, limit, 1e-3), torch.zeros(2, dtype=torch.float64))
