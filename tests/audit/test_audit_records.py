@@ -165,7 +165,7 @@ def test_what_was_not_checked_has_not_passed() -> None:
         attacks=(record(100), replace(record(100), leaky=True), record(50, free=True), record(200, eps=None)),
         doubled=((record(100), record(100)),),
         growth=(Growth(records=(record(100), record(200, eps=0.2))),),
-        truths=(TruthRecord(norm="linf", domain="box", eps=0.1, broken=np.zeros(N, bool), distance=np.full(N, np.inf)),),
+        truths=(TruthRecord(norm="linf", domain="box", eps=0.1, broken=np.zeros(200, bool), distance=np.full(200, np.inf)),),
     )
     assert set(states(full).values()) == {"passed"}
 
