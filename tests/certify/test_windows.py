@@ -62,6 +62,7 @@ def bodies(sparsity=0.0):
         "deep": nn.Sequential(*(layer for n in (2, 3, 3) for layer in (nn.Conv2d(n, 3, 3, padding=1), nn.ReLU()))),
         "linear": nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU()),
         "residual": Block(),
+        "pooled": nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2, padding=1), nn.MaxPool2d(3, 1)),
         "series": nn.Sequential(nn.Conv1d(2, 3, 4, 2, 1), nn.ReLU(), nn.Conv1d(3, 3, 3, padding=1), nn.ReLU()),
     }
     return {name: randomised(net, seed, sparsity) for seed, (name, net) in enumerate(made.items())}

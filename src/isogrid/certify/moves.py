@@ -62,7 +62,7 @@ def _take(dim: int, places: list[int]) -> Move:
     step = places[1] - places[0] if len(places) > 1 else 1
     if step > 0 and places == list(range(places[0], places[0] + step * len(places), step)):
         index = (slice(None),) * dim + (slice(places[0], places[-1] + 1, step),)
-        return Move(function=lambda v: v[index])
+        return Move(function=lambda v: v[index], taps=(dim, places[0], step))
     chosen = torch.tensor(places)
     return Move(function=lambda v: v.index_select(dim, chosen))
 

@@ -234,11 +234,12 @@ class Move(Operation):
     """Any operation whose outputs are inputs, constants, or sums or means of inputs: reshaping, slicing, padding, joining, mean pooling.
 
     `function` is torch's own, on whole batches; `terms`: inputs summed per output, 1 where nothing is computed. Its transpose is
-    the derivative that autograd gives.
+    the derivative that autograd gives. `taps` (dim, first, step): all that it does is to take every step-th element of a dimension.
     """
 
     function: Callable[..., Tensor]
     terms: int = 1
+    taps: tuple[int, int, int] | None = None
     offset: Tensor | None = None  # the output [*out] for inputs of zero, where constants are moved in
 
     def forward(self, *values: Tensor) -> Tensor:

@@ -46,14 +46,19 @@ class _Frame:
     stride: Shape
     size: Shape
 
-    def through(self, convolution: Convolution) -> _Frame:
-        """What a convolution with this window of outputs reads."""
-        kernel, operation = convolution.weight.shape[2:], convolution
-        parts = list(zip(self.start, self.stride, self.size, operation.stride, operation.padding, operation.dilation, kernel, strict=True))
+    def before(self, operation: Operation | None) -> _Frame:
+        """What an operation with this window of outputs reads of its inputs."""
+        dims, first, steps, reach = len(self.size), [0] * len(self.size), [1] * len(self.size), [1] * len(self.size)
+        if isinstance(operation, Convolution):
+            first, steps = [-pad for pad in operation.padding], list(operation.stride)
+            reach = [gap * (k - 1) + 1 for gap, k in zip(operation.dilation, operation.weight.shape[2:], strict=True)]
+        elif isinstance(operation, Move) and operation.taps is not None:
+            dim, offset, step = operation.taps
+            first[dim - 2], steps[dim - 2] = offset, step
         return _Frame(
-            tuple(start * step - pad for start, _, _, step, pad, _, _ in parts),
-            tuple(stride * step for _, stride, _, step, _, _, _ in parts),
-            tuple((size - 1) * step + dilation * (k - 1) + 1 for _, _, size, step, _, dilation, k in parts),
+            tuple(self.start[d] * steps[d] + first[d] for d in range(dims)),
+            tuple(self.stride[d] * steps[d] for d in range(dims)),
+            tuple((self.size[d] - 1) * steps[d] + reach[d] for d in range(dims)),
         )
 
     def joined(self, other: _Frame) -> _Frame | None:
@@ -83,7 +88,7 @@ def windows(graph: Graph, i: int) -> Windows | None:
         node, size = graph.nodes[j], frames[j].size
         inputs: list[int] = []
         for source in node.inputs:
-            read = frames[j].through(node.operation) if isinstance(node.operation, Convolution) else frames[j]
+            read = frames[j].before(node.operation)
             if read == frames[source]:
                 inputs.append(place[source])
             else:
@@ -92,10 +97,12 @@ def windows(graph: Graph, i: int) -> Windows | None:
                 inputs.append(len(nodes) - 1)
         place[j] = len(nodes)
         readers = [k for k in frames if j in graph.nodes[k].inputs]
-        alike = all(not isinstance(graph.nodes[k].operation, Convolution) and frames[k] == frames[j] for k in readers)
+        alike = all(not isinstance(graph.nodes[k].operation, Convolution | Move) and frames[k] == frames[j] for k in readers)
         operation, whole = node.operation, (node.shape[0], *size)
         if isinstance(operation, Convolution):
             operation = _within(operation, whole, nodes[inputs[0]].shape, alike)
+        elif isinstance(operation, Move):
+            operation = _taken(operation)
         flat = (math.prod(whole),) if isinstance(operation, Linear) else whole
         nodes.append(replace(node, operation=operation, inputs=tuple(inputs), shape=flat, hull=None))
         origin.append(j)
@@ -124,7 +131,7 @@ def _frames(graph: Graph, i: int) -> dict[int, _Frame] | None:
         if not _local(node.operation, dims):
             return None
         for source in node.inputs:
-            read: _Frame | None = frames[j].through(node.operation) if isinstance(node.operation, Convolution) else frames[j]
+            read: _Frame | None = frames[j].before(node.operation)
             if source in frames and read is not None:
                 read = read.joined(frames[source])
             if read is None or len(graph.nodes[source].shape) != dims + 1:
@@ -139,7 +146,7 @@ def _local(operation: Operation | None, dims: int) -> bool:
         return operation.weight.dim() == dims + 2
     if isinstance(operation, Scale):
         return all(all(n == 1 for n in value.shape[max(0, value.dim() - dims) :]) for value in (operation.weight, operation.bias))
-    return isinstance(operation, Relu | Tanh | Sum)
+    return isinstance(operation, Relu | Tanh | Sum) or (isinstance(operation, Move) and operation.taps is not None)
 
 
 def _within(operation: Convolution, shape: Shape, read: Shape, alike: bool) -> Operation:
@@ -151,6 +158,14 @@ def _within(operation: Convolution, shape: Shape, read: Shape, alike: bool) -> O
     rows = torch.eye(outputs, dtype=operation.weight.dtype).reshape(-1, *shape)
     bias = operation.bias.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).flatten()
     return Linear.of(bare.transposed(rows, [read])[0].flatten(1), bias)
+
+
+def _taken(operation: Move) -> Move:
+    """Every step-th element of a window, which begins at the first and ends at the last of them."""
+    assert operation.taps is not None
+    dim, _, step = operation.taps
+    index = (slice(None),) * dim + (slice(None, None, step),)
+    return Move(function=lambda value: value[index])
 
 
 def _crop(node: Node, place: int, whole: _Frame, part: _Frame) -> Node:
