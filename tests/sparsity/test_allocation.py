@@ -9,7 +9,7 @@ from torch import nn
 
 from isogrid.core.random import generator
 from isogrid.sparsity import ALLOCATIONS, Masks, survivors
-from isogrid.sparsity.allocation import quotas, top
+from isogrid.sparsity.allocation import best, quotas, top
 
 SHAPES = {"a": (6, 5), "b": (4, 3, 2, 2), "c": (3, 4)}
 
@@ -118,6 +118,17 @@ def test_top_is_the_end_of_a_stable_ranking(size, share, kind):
     wanted = torch.zeros(size, dtype=torch.bool)
     wanted[scores.argsort(stable=True)[size - count :]] = True
     assert torch.equal(top(scores, count), wanted)
+    assert torch.equal(best(scores, count), wanted.nonzero().flatten())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_top_of_other_types_and_of_scores_with_a_gradient(kind):
+    scores = torch.randn(40000, generator=generator(0, "types")).to(kind)
+    for some in (scores, scores[:300]):
+        wanted = torch.zeros(len(some), dtype=torch.bool)
+        wanted[some.argsort(stable=True)[-99:]] = True
+        assert torch.equal(top(some.clone().requires_grad_(), 99), wanted)
+        assert torch.equal(best(some, 99), wanted.nonzero().flatten())
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 9), (4, 3, 2, 2)])

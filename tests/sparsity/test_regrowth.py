@@ -59,7 +59,7 @@ def test_touching_only_what_is_exchanged_gives_what_a_whole_revision_gives(metho
         return {**net.state_dict(), **{f"mask {name}": mask for name, mask in log.masks.items()}}
 
     sparingly = trained()
-    monkeypatch.setattr(Static, "exchange", Static.revise)
+    monkeypatch.setattr(Static, "exchange", lambda self, masks, touched: self.revise(masks))
     wholly = trained()
     assert sparingly.keys() == wholly.keys()
     assert all(torch.equal(value, wholly[name]) for name, value in sparingly.items())

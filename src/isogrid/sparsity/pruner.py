@@ -145,25 +145,21 @@ class Static(Dynamics):
         self.masks = masks
         parameters = named_weights(self._model)
         pruned = {name: mask for name, mask in masks.items() if int(torch.count_nonzero(mask)) < mask.numel()}
-        self._weights: dict[str, Tensor] = {name: parameters[name] for name in pruned}
+        self._weights: list[Tensor] = [parameters[name] for name in pruned]
         # in the weights' own order in memory: one pass over both; from bytes, which are read faster than truth values
         self._factors = {name: torch.empty_like(parameters[name]).copy_(mask.view(torch.uint8)) for name, mask in pruned.items()}
-        self._pairs = list(self._weights.values()), list(self._factors.values())
 
-    @torch.no_grad()
-    def exchange(self, masks: Masks) -> None:
-        """`revise` for few changes, none of them in a layer without a dead weight, right after `after_step`: nothing else is touched."""
+    def exchange(self, masks: Masks, touched: Mapping[str, Tensor]) -> None:
+        """`revise` for masks that differ from those in force at the places `touched` alone, where the weights are zero already, and only in
+        layers with dead weights."""
         for name, factor in self._factors.items():
-            mask = masks[name]
-            changed = places(mask ^ self.masks[name])
-            put(self._weights[name], changed, 0.0)
-            put(factor, changed, mask.take(changed).to(factor.dtype))
+            put(factor, touched[name], masks[name].take(touched[name]).to(factor.dtype))
         self.masks = masks
 
     def after_step(self, step: int) -> None:
         if self._factors:
             with torch.no_grad():
-                torch._foreach_mul_(*self._pairs)
+                torch._foreach_mul_(self._weights, list(self._factors.values()))
 
 
 class Record:
@@ -177,8 +173,12 @@ class Record:
         """A revision at `step` put `after` in the place of `before`."""
         born = [mask.take(places(mask ^ before[name])) for name, mask in after.items()]
         back = torch.stack([torch.count_nonzero(part) for part in born]).sum()
+        self.add(step, sum(len(part) for part in born) - back, back)
+
+    def add(self, step: int, died: Tensor, back: Tensor) -> None:
+        """A revision at `step` with these counts, int64 []."""
         self._steps.append(step)
-        self._counts.append(torch.stack([sum(len(part) for part in born) - back, back]))
+        self._counts.append(torch.stack([died, back]))
 
     def state(self) -> dict[str, Tensor]:
         """{"revisions": int64 [R, 3]}: step, died, came back; what a `Dynamics` hands on beside its own."""
@@ -195,11 +195,14 @@ def forget(optimizer: Optimizer, model: nn.Module, before: Masks, after: Masks) 
     """
     parameters = named_weights(model)
     for name, mask in after.items():
-        parameter = parameters[name]
-        changed = places(mask ^ before[name]).to(parameter.device)
-        for value in optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-                put(value, changed, 0)
+        forget_at(optimizer, parameters[name], places(mask ^ before[name]).to(parameters[name].device))
+
+
+def forget_at(optimizer: Optimizer, parameter: Tensor, at: Tensor) -> None:
+    """`forget` of one parameter's weights at these places, counted in the order of its elements."""
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
+            put(value, at, 0)
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ from torch import Tensor
 from isogrid.core.parameters import number
 from isogrid.core.registry import Config
 from isogrid.sparsity import settings
-from isogrid.sparsity.allocation import ALLOCATIONS, among, places, survivors, top
+from isogrid.sparsity.allocation import ALLOCATIONS, among, best, picked, places, put, survivors, top
 from isogrid.sparsity.criteria import Magnitude, Random
 from isogrid.sparsity.layers import effective_weights, named_weights
 from isogrid.sparsity.masks import Masks
-from isogrid.sparsity.pruner import Pruner, Record, Static, Training, forget
+from isogrid.sparsity.pruner import Pruner, Record, Static, Training, forget_at
 from isogrid.sparsity.schedules import Revisions, cosine
 
 
@@ -51,10 +51,11 @@ class Regrowing(Static):
         allocation, protected = ALLOCATIONS.make(pruner.allocation), survivors(scores, training.masks, self._axes)
         masks = allocation.keep(scores, training.masks, protected, settings.left(training.masks, pruner.sparsity))
         self._when, self._drop, self._record = Revisions(training.steps, pruner.every, pruner.until), pruner.drop, Record()
+        self._limited = {name for name, mask in training.masks.items() if not bool(mask.all())}
         super().__init__(training.model, masks)
 
     def growth(self, name: str, step: int) -> Tensor:
-        """What each weight of a parameter would be grown for: scores of the parameter's shape."""
+        """What each weight of a parameter would be grown for: scores of the parameter's shape, a tensor of nobody else's."""
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
@@ -62,40 +63,46 @@ class Regrowing(Static):
         if self._when.due(step):
             self._exchange(step, self._drop * cosine(self._when.progress(step)))
 
+    @torch.no_grad()
     def _exchange(self, step: int, share: float) -> None:
         """Of each layer's weights drop the share `share`, the smallest, and grow as many of those that are dead then."""
         weights = effective_weights(self.training.model)
-        kept, new = {}, {}
+        masks, touched, died, born = {}, {}, [], []
         for name, mask in self.masks.items():
-            kept[name] = mask.clone()
-            gone = self._smallest(name, weights[name], mask, share)
-            kept[name].view(-1)[gone] = False
-            candidates = self.training.masks[name] & ~kept[name]
-            grown = top(among(self.growth(name, step), candidates).flatten(), len(gone)).view(mask.shape)
-            new[name] = kept[name] | grown
-        self._revise(step, Masks(kept), Masks(new))
+            gone, stay = self._smallest(name, weights[name], mask, share)
+            grown = best(self._open(name, stay, step), len(gone))
+            masks[name] = mask.clone()
+            put(masks[name], gone, False)
+            put(masks[name], grown, True)
+            lost, new = picked(gone, ~masks[name].take(gone)), picked(grown, ~mask.take(grown))
+            touched[name] = torch.cat([gone, grown] if self.anew else [lost, new])
+            died.append(len(lost))
+            born.append(len(new))
+            forget_at(self.training.optimizer, self.weights[name], touched[name])
+            put(self.weights[name], touched[name], 0.0)
+        self._record.add(step, torch.tensor(sum(died)), torch.tensor(sum(born)))
+        self.exchange(Masks(masks), touched)
 
-    def _smallest(self, name: str, weight: Tensor, mask: Tensor, share: float) -> Tensor:
-        """The places of the share of a layer's weights that goes: the smallest (ties: lower index first) that need not stay."""
+    def _open(self, name: str, stay: Tensor, step: int) -> Tensor:
+        """`growth` [numel] of the places that may grow, lower than any of it where a weight stays or was dead when the training began."""
+        scores = self.growth(name, step).flatten()
+        if name in self._limited:
+            scores = among(scores, self.training.masks[name].flatten())
+        scores[stay] = torch.finfo(scores.dtype).min
+        return scores
+
+    def _smallest(self, name: str, weight: Tensor, mask: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """The places of the share of a layer's weights that goes, the smallest (ties: lower index first) that need not stay, and of those
+        that stay."""
         alive = places(mask)
         sizes = weight.take(alive).abs()
         if name in self._axes:
-            stay = places(survivors({name: weight.abs()}, {name: mask}, self._axes)[name].flatten()[alive])
+            needed = places(survivors({name: weight.abs()}, {name: mask}, self._axes)[name].flatten()[alive])
         else:  # the largest one, the first of equal ones: no need to look at those that are dead
-            stay = sizes.argmax().view(1)
-        sizes[stay] = torch.inf
-        count = min(int(share * len(alive)), len(alive) - len(stay))
-        return alive[~top(sizes, len(alive) - count)]
-
-    def _revise(self, step: int, kept: Masks, new: Masks) -> None:
-        before, optimizer = self.masks, self.training.optimizer
-        if self.anew:
-            forget(optimizer, self.training.model, before, kept)
-            kept.apply(self.training.model)
-            before = kept
-        forget(optimizer, self.training.model, before, new)
-        self._record.note(step, self.masks, new)
-        self.exchange(new)
+            needed = sizes.argmax().view(1)
+        sizes[needed] = torch.inf
+        keep = top(sizes, len(alive) - min(int(share * len(alive)), len(alive) - len(needed)))
+        return picked(alive, ~keep), picked(alive, keep)
 
     def finish(self) -> tuple[Masks, dict[str, Tensor]]:
         return self.masks, self._record.state()
