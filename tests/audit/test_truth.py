@@ -65,6 +65,14 @@ def test_distances_are_compared_where_both_are_known():
     assert not found((attack("fmn", first(60, 0.0505), eps=None),), truth(first(50, 0.05), eps=None))
 
 
+def test_a_failure_on_a_known_distance_is_a_miss_and_no_part_of_the_mean():
+    told = found((attack("deepfool", first(40, 0.05), eps=None),), truth(first(50, 0.05), eps=None))
+    assert told["deepfool, linf, box"][0] == pytest.approx(10 / 50)
+    assert "finds nothing on 10 of 50 (20.0%)" in told["deepfool, linf, box"][1]
+    longer = found((attack("deepfool", first(49, 0.06), eps=None),), truth(first(50, 0.05), eps=None))
+    assert longer["deepfool, linf, box"][0] == pytest.approx(1 - 0.05 / 0.06), "one may be chance"
+
+
 def test_where_nothing_was_searched_it_says_so():
     audit = examine_level(LevelInputs(clean=CLEAN, attacks=(attack("pgd@0.1", first(10)),)))
     (mine,) = (one for one in audit.checks if one.code == "IG015")

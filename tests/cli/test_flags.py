@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,16 @@ def test_fewer_rounds_attack_the_control_at_the_new_last_one():
         return specification(None, "quick", dict.fromkeys(FLAGS) | {"device": "cpu", "rounds": asked}).control_rounds
 
     assert [rounds(k) for k in (14, 12, 6, 2, 0)] == [(3, 6, 10, 14), (3, 6, 10, 12), (3, 6), (2,), ()]
+
+
+def test_fewer_rounds_cut_the_levels_of_every_part_and_of_each_in_a_list(tmp_path):
+    part = {"levels": [1, 3], "samples": 5}
+    study = {"data": "digits", "models": ["mlp"], "attacks": ["fgs"], "pruning": {"rounds": 3}}
+    study |= {"certify": part, "audit": part, "exact": [part, {"levels": [3], "norms": ["l2"]}]}
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study))
+    spec = specification(path, None, dict.fromkeys(FLAGS) | {"device": "cpu", "rounds": 2})
+    assert (spec.certify.levels, spec.audit.levels, [one.levels for one in spec.searches]) == ((1,), (1,), [(1,), ()])
 
 
 def test_penalties_stand_beside_the_training_without_one(tmp_path):

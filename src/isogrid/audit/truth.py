@@ -54,18 +54,20 @@ def _missed(truth: TruthRecord, group: list[AttackRecord]) -> Occurrences:
 
 
 def _longer(truth: TruthRecord, group: list[AttackRecord]) -> Occurrences:
-    """A mean distance that is longer than the true one, over samples whose distance is known; a failure counts as a miss."""
+    """Samples whose distance is known and on which all of the attacks failed; on the others, a mean that is longer than the true one."""
     free = [record for record in group if record.eps is None]
     if not free:
         return
     seen = truth.broken & np.any([record.ran for record in free], axis=0)
     best = np.min([np.where(record.success, record.distance, np.inf) for record in free], axis=0)
-    both = seen & np.isfinite(best)
+    both, about = seen & np.isfinite(best), _about(group, truth)
+    missed, total = int((seen & ~both).sum()), int(seen.sum())
+    if many(missed, total, least=2):
+        yield share(missed, total, about, f"{about}: finds nothing on {of(missed, total)} samples whose distance is known")
     if not both.any():
         return
     mean, true = float(best[both].mean()), float(truth.distance[both].mean())
     if mean > LONGER * true:
-        about = _about(group, truth)
         text = f"{about}: mean distance {mean:.4g}, in truth {true:.4g}, on {int(both.sum())} samples whose distance is known"
         yield Occurrence(about=about, share=1 - true / mean, text=text)
 

@@ -66,9 +66,11 @@ def caption(study: Tables, main: Curve, others: Sequence[Curve], control: Curve 
     if truth is not None:
         seeds_told = max((point.seeds for point in truth.points), default=0)
         where = "" if seeds_told == seeds else f" of {seeds_told} of {seeds} seeds"
+        open_ = any(point.undecided for point in truth.points)
         parts.append(
             f"Diamonds: the truth{where}{on_samples(study, [truth])}, by complete search: every sample is proved robust or broken."
         )
+        parts += ["Bars: between the ends of what is known, where some samples are undecided."] if open_ else []
     if control is None:
         parts.append("This attack has no dense control: no control.")
     elif control.attack != main.attack:

@@ -101,16 +101,18 @@ def cell(point: Point | None, digits: int = 3) -> Cell | None:
     void = state == "void"  # the mean of the samples that broke is no r_2
     return Cell(
         value=math.nan if void else point.mean,
-        mean=f"{number(point.low, digits)} – {number(point.high, digits)}"
-        if point.undecided
-        else state
-        if void
-        else number(point.mean, digits),
+        mean=_words(point, digits),
         interval="" if void or point.undecided else interval(point.low, point.high, digits),
         note=_note(point, digits),
         state=state,
         why=STATES.get(state, ""),
     )
+
+
+def _words(point: Point, digits: int) -> str:
+    if point.undecided:
+        return f"{number(point.low, digits)} – {number(point.high, digits)}"
+    return point.state if point.state == "void" else number(point.mean, digits)
 
 
 def _note(point: Point, digits: int) -> str:

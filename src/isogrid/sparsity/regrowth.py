@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -38,7 +39,7 @@ class Regrowth(Pruner):
     start: str = settings.start()
 
 
-class Regrowing(Static):
+class Regrowing(Static, ABC):
     """Masks that a training revises; a subclass says by what they grow, and whether what is dropped and chosen again starts anew."""
 
     anew: ClassVar[bool]
@@ -54,9 +55,9 @@ class Regrowing(Static):
         self._limited = {name for name, mask in training.masks.items() if not bool(mask.all())}
         super().__init__(training.model, masks)
 
+    @abstractmethod
     def growth(self, name: str, step: int) -> Tensor:
         """What each weight of a parameter would be grown for: scores of the parameter's shape, a tensor of nobody else's."""
-        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         super().after_step(step)

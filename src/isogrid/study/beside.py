@@ -23,7 +23,8 @@ def beside(spec: Spec, network: Network, train: Train, seed: int, level: int, fo
         yield from _explained(spec, network, train, seed, level, common)
     if not network.linear:  # of affine models the theory has the exact distances
         yield from _certificates(spec, train, seed, level, found, control, common)
-        yield from () if control else _searches(spec, train, seed, level, found, common)
+        if not control:
+            yield from _searches(spec, train, seed, level, found, common)
 
 
 def _explained(spec: Spec, network: Network, train: Train, seed: int, level: int, common: dict[str, Any]) -> Iterator[Cell]:
