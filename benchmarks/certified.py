@@ -1,21 +1,22 @@
 """How tight certificates are: lower / upper ends of the minimal perturbation, per method, on networks of `quick`'s recipe.
 
 Upper ends: DDN (l2) and FMN and minimised APGD-T (l_inf), exact and leaky backward passes, and what branch and bound finds. The first
-correct test samples, domain free, one thread. Every result is a file in --out and is not computed again: the script resumes, and
---samples may grow. `python benchmarks/certified.py --out FOLDER [--samples 100] [--networks lenet-300-100 conv]` writes CERTIFIED.md.
+correct test samples, domain free, one thread. Every ten samples of a network are a file in --out and are not computed again: the script
+resumes, --samples may grow, and --workers work side by side.
+`python benchmarks/certified.py --out FOLDER [--samples 100] [--networks lenet-300-100 conv] [--workers 2]` writes CERTIFIED.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
-from harness import HERE, machine
+from harness import machine
 from torch import Tensor, nn
 
 from isogrid import attacks, data, models
@@ -29,6 +30,7 @@ ROUNDS = (0, 6, 7)
 """Of progressive pruning by a third of what is left: 0, 91.2 and 94.1 % sparse."""
 SECONDS = {"lenet-300-100": 5.0, "conv": 20.0}
 """A sample's, of branch and bound."""
+BLOCK = 10
 METHODS: tuple[dict[str, Any], ...] = ({"name": "crown-ibp"}, {"name": "crown"}, {"name": "alpha-crown"}, {"name": "branch-and-bound"})
 UPPER: dict[str, tuple[dict[str, Any], ...]] = {
     "linf": tuple({"name": "fmn", "norm": "linf", "converge": True, "backward": backward} for backward in ("exact", "leaky")),
@@ -52,8 +54,8 @@ def built(name: str, split: Split) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10))
 
 
-def networks(name: str, split: Split, out: Path) -> dict[float, nn.Module]:
-    """{sparsity: network} of the rounds, trained once."""
+def networks(name: str, split: Split, out: Path) -> dict[int, tuple[nn.Module, float]]:
+    """{level: (network, its sparsity)} of the rounds, trained once."""
     network, masks, state, found = built(name, split), None, {}, {}
     for level in range(max(ROUNDS) + 1):
         path = out / f"{name}-{level}.safetensors"
@@ -69,7 +71,7 @@ def networks(name: str, split: Split, out: Path) -> dict[float, nn.Module]:
             kept = built(name, split)
             kept.load_state_dict(load_tensors(path))
             weights = torch.cat([m.weight.detach().flatten() for m in kept.modules() if isinstance(m, nn.Linear | nn.Conv2d)])
-            found[float((weights == 0).double().mean())] = kept.eval()
+            found[level] = kept.eval(), float((weights == 0).double().mean())
     return found
 
 
@@ -89,70 +91,76 @@ def attacked(network: nn.Module, x: Tensor, y: Tensor, norm: str) -> Tensor:
     return torch.stack(found).amin(0)
 
 
-def result(network: nn.Module, x: Tensor, y: Tensor, norm: str, seconds: float) -> dict[str, Any]:
-    """Per method its radii and CPU seconds, and the smallest upper ends."""
+def result(name: str, level: int, norm: str, first: int, out: Path) -> None:
+    """The ends of a block of samples, per method its radii and CPU seconds, into a file."""
+    torch.set_num_threads(1)
+    split = data.load("mnist-5k")
+    network, sparsity = networks(name, split, out)[level]
+    x, y = (part[first:] for part in correct(network, split.test, first + BLOCK))
     upper, methods = attacked(network, x, y, norm), {}
     for config in METHODS:
-        name, started = config["name"], time.process_time()
-        limits = {"seconds": seconds} if name == "branch-and-bound" else {}
+        title, started = config["name"], time.process_time()
+        limits = {"seconds": SECONDS[name]} if title == "branch-and-bound" else {}
         found = make(config | limits | {"norm": norm, "domain": "free"})(network, x, y, upper=upper)
         upper = torch.minimum(upper, found.upper)
-        methods[name] = {"radius": found.radius.tolist(), "seconds": time.process_time() - started}
-    return {"upper": upper.tolist(), "methods": methods}
+        methods[title] = {"radius": found.radius.tolist(), "seconds": time.process_time() - started}
+    told = {"network": name, "norm": norm, "sparsity": sparsity, "upper": upper.tolist(), "methods": methods}
+    write_json(path_of(name, level, norm, first, out), told)
 
 
-def table(out: Path) -> str:
+def path_of(name: str, level: int, norm: str, first: int, out: Path) -> Path:
+    """Where a block's result is kept."""
+    return out / f"{name}-{norm}-{level}-{first:03d}.json"
+
+
+def table(out: Path, asked: dict[tuple[str, str], Any], samples: int) -> str:
     """What is there."""
     titles = [config["name"] for config in METHODS]
     lines = [
         "# How tight the certificates are",
         "",
         "Written by certified.py; not edited by hand. Median of lower / upper over the first correct samples of mnist-5k, seed 0, domain",
-        "free; in brackets what is asked; CPU seconds a sample. Exact: share of samples whose ends are within 1 %.",
+        "free; in brackets what is asked; CPU seconds a sample. Exact: share of samples whose ends are within 1 %. Branch and bound has",
+        " and ".join(f"{seconds:g} s a sample on {name}" for name, seconds in SECONDS.items()) + ".",
         "",
         "| network | norm | sparsity | samples | " + " | ".join(titles) + " | exact | " + " | ".join(f"{t}, s" for t in titles) + " |",
         "|" + " --- |" * (5 + 2 * len(titles)),
     ]
-    places: dict[tuple[str, str], int] = {}
-    for path in sorted(out.glob("*.json")):
-        found = read_json(path)
-        upper = np.array(found["upper"])
-        key = (found["network"], found["norm"])
-        place = places[key] = places.get(key, -1) + 1
-        asked = dict(zip(titles[1:], (row[place] for row in DRAFT[key]), strict=True))
-        cells, costs, ratio = [], [], np.zeros(0)
-        for name in titles:
-            ratio = np.array(found["methods"][name]["radius"]) / upper
-            cells.append(f"{np.median(ratio):.2f}" + (f" ({asked[name]:.2f})" if name in asked else ""))
-            costs.append(f"{found['methods'][name]['seconds'] / len(upper):.2g}")
-        lines.append(
-            f"| {key[0]} | {key[1]} | {100 * found['sparsity']:.1f} % | {len(upper)} | {' | '.join(cells)} "
-            f"| {np.mean(ratio >= 0.99):.0%} | {' | '.join(costs)} |"
-        )
+    for (name, norm), goals in asked.items():
+        for place, level in enumerate(ROUNDS):
+            paths = [path_of(name, level, norm, first, out) for first in range(0, samples, BLOCK)]
+            found = [read_json(path) for path in paths if path.exists()]
+            if not found:
+                continue
+            upper, ratio = np.concatenate([one["upper"] for one in found]), np.zeros(0)
+            cells, costs = [], []
+            for title, goal in zip(titles, (None, *goals), strict=True):
+                ratio = np.concatenate([one["methods"][title]["radius"] for one in found]) / upper
+                cells.append(f"{np.median(ratio):.2f}" + ("" if goal is None else f" ({goal[place]:.2f})"))
+                costs.append(f"{sum(one['methods'][title]['seconds'] for one in found) / len(upper):.2g}")
+            lines.append(
+                f"| {name} | {norm} | {100 * found[0]['sparsity']:.1f} % | {len(upper)} | {' | '.join(cells)} "
+                f"| {np.mean(ratio >= 0.99):.0%} | {' | '.join(costs)} |"
+            )
     return "\n".join([*lines, "", machine(), ""])
 
 
 def main() -> None:
     """Compute what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / ".cache" / "certified")
+    parser.add_argument("--out", type=Path, default=harness.CACHE / "certified")
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--networks", nargs="+", default=list(SECONDS))
+    parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     split = data.load("mnist-5k")
     for name in args.networks:
-        for sparsity, network in networks(name, split, args.out).items():
-            x, y = correct(network, split.test, args.samples)
-            for norm in ("linf", "l2"):
-                path = args.out / f"{name}-{norm}-{math.floor(1000 * sparsity):03d}.json"
-                if path.exists() and len(read_json(path)["upper"]) >= args.samples:
-                    continue
-                found = result(network, x, y, norm, SECONDS[name])
-                write_json(path, {"network": name, "norm": norm, "sparsity": sparsity} | found)
-                print(path.name, flush=True)
-    write_text(HERE / "CERTIFIED.md", table(args.out))
+        networks(name, split, args.out)
+    kinds = [(name, level, norm) for name in reversed(args.networks) for norm in ("linf", "l2") for level in ROUNDS]
+    todo = [(*kind, first, args.out) for first in range(0, args.samples, BLOCK) for kind in kinds]
+    harness.side_by_side(result, [one for one in todo if not path_of(*one).exists()], args.workers)
+    write_text(harness.HERE / "CERTIFIED.md", table(args.out, DRAFT, args.samples))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +82,19 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     started = time.process_time()
     function()
     return time.process_time() - started
+
+
+def side_by_side(function: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int) -> None:
+    """Every job in a process of its own pool, one thread each; the jobs write their own files, so that what is done stays done."""
+    if workers == 1:
+        for job in jobs:
+            function(*job)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(function, *job) for job in jobs]
+        for place, done in enumerate(as_completed(waiting), 1):
+            done.result()
+            print(f"{place} of {len(jobs)}", flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the networks

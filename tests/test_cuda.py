@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from isogrid.attacks import ATTACKS, make
+from isogrid.certify import CERTIFICATES, make as certificate
 from isogrid.data import load
 from isogrid.models import build
-from isogrid.sparsity import Progressive
+from isogrid.sparsity import PRUNERS, Progressive
 from isogrid.study.run import run_study
 from isogrid.study.spec import Spec
 from isogrid.training import FitConfig, fit
@@ -61,6 +62,37 @@ def test_training_on_the_device_keeps_dead_weights_dead_and_learns_as_well():
     assert abs(found["cpu"] - found["cuda"]) < 0.06
 
 
+@pytest.mark.parametrize("name", PRUNERS)
+def test_every_pruner_keeps_its_dead_weights_dead_on_the_device_and_repeats(name):
+    if name == "channels":
+        pytest.importorskip("torch_pruning")
+    split, found = load("digits", train=300, test=60), []
+    x, y = split.train.x.cuda(), split.train.y.cuda()
+    for _ in range(2):
+        network, config = build("lenet-300-100", split.train.shape, 10, 0).cuda(), FitConfig(epochs=2, batch_size=50)
+        initial = {key: value.clone() for key, value in network.state_dict().items()}
+        dense = fit(network, x, y, config, seed=0)
+        log = fit(
+            network, x, y, config, seed=0, purpose=("level", 1), pruner=PRUNERS.make({"name": name}), masks=dense.masks, initial=initial
+        )
+        weights = dict(network.named_parameters())
+        assert all(mask.is_cuda for mask in log.masks.values())
+        assert all(bool((weights[key][~mask] == 0).all()) for key, mask in log.masks.items())
+        found.append({key: value.detach().clone() for key, value in weights.items()})
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_what_is_proved_of_a_network_on_the_device_is_what_is_proved_on_the_cpu(name, trained):
+    network, test = trained
+    x, y, config = test.x[:4], test.y[:4], {"name": name} | ({"nodes": 20} if name == "branch-and-bound" else {})
+    here = certificate(config)(network, x, y)
+    there = certificate(config)(network.cuda(), x.cuda(), y.cuda())
+    network.cpu()
+    assert torch.allclose(here.radius, there.radius.cpu(), rtol=0.02)
+    assert bool((there.radius <= here.upper * (1 + 1e-5)).all())
+
+
 def test_a_study_on_the_device_resumes_and_repeats(tmp_path):
     spec = Spec.parse(
         {
@@ -69,6 +101,8 @@ def test_a_study_on_the_device_resumes_and_repeats(tmp_path):
             "training": {"epochs": 4, "retrain_epochs": 2},
             "pruning": {"rounds": 2},
             "attacks": [{"name": "fgs", "eps": 0.1}, {"name": "pgd", "eps": 0.1, "steps": 5}, {"name": "ddn", "steps": 20}],
+            "exact": {"levels": [2], "samples": 10, "method": {"nodes": 20}},
+            "certify": {"methods": ["crown-ibp"], "samples": 10},
             "seeds": 1,
             "device": "cuda",
         }
