@@ -170,6 +170,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else what cuBLAS adds up first depends on who else is on the device
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch  # not needed to start and watch workers, and slow
 
@@ -183,6 +184,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
         try:
             if task.gpus and not torch.cuda.is_available():
                 raise IsogridError("device: got cuda, which this worker cannot use; accepted: cpu, or a machine with a CUDA device")
+            torch.use_deterministic_algorithms(task.gpus > 0, warn_only=True)
             task.function(**task.arguments)
             reason = trace = ""
         except IsogridError as error:
