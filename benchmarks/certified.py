@@ -1,7 +1,7 @@
 """How tight certificates are: lower / upper ends of the minimal perturbation, per method, on networks of `quick`'s recipe.
 
 Upper ends: DDN (l2) and FMN and minimised APGD-T (l_inf), exact and leaky backward passes, and what branch and bound finds. The first
-correct test samples, domain free, one thread. Every ten samples of a network are a file in --out and are not computed again: the script
+correct test samples, domain free, one thread. Every five samples of a network are a file in --out and are not computed again: the script
 resumes, --samples may grow, and --workers work side by side.
 `python benchmarks/certified.py --out FOLDER [--samples 100] [--networks lenet-300-100 conv] [--workers 2]` writes CERTIFIED.md.
 """
@@ -30,7 +30,7 @@ ROUNDS = (0, 6, 7)
 """Of progressive pruning by a third of what is left: 0, 91.2 and 94.1 % sparse."""
 SECONDS = {"lenet-300-100": 5.0, "conv": 20.0}
 """A sample's, of branch and bound."""
-BLOCK = 10
+BLOCK = 5
 METHODS: tuple[dict[str, Any], ...] = ({"name": "crown-ibp"}, {"name": "crown"}, {"name": "alpha-crown"}, {"name": "branch-and-bound"})
 UPPER: dict[str, tuple[dict[str, Any], ...]] = {
     "linf": tuple({"name": "fmn", "norm": "linf", "converge": True, "backward": backward} for backward in ("exact", "leaky")),

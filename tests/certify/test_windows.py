@@ -11,12 +11,14 @@ from torch import nn
 from isogrid.certify import read_graph
 from isogrid.certify.affine import gradient, spread
 from isogrid.certify.ball import Ball
-from isogrid.certify.bounds import Bounder
+from isogrid.certify.bounds import Bounder, margin_rows
+from isogrid.certify.dual import Dual, refined
+from isogrid.certify.region import region
 from isogrid.certify.windows import windows
 from isogrid.core.norms import norm as norm_of
 from isogrid.core.random import generator
 
-from .networks import randomised
+from .networks import perturbed, randomised
 
 
 class Block(nn.Module):
@@ -122,3 +124,42 @@ def test_where_windows_do_not_move_alike_there_are_none():
     convolutions = [i for i, node in enumerate(graph.nodes) if node.shape == (3, 4, 4)]
     assert convolutions
     assert all(windows(graph, i) is None for i in convolutions[-3:])
+
+
+@pytest.mark.parametrize("domain", ["box", "free"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("name", ["strided", "dilated", "deep", "residual", "pooled", "series"])
+def test_units_of_one_window_have_a_region_of_their_own_and_refined_bounds_hold(name, norm, domain):
+    graph, x = read(name, bodies(0.3)[name])
+    low, high = (0.0, 1.0) if domain == "box" else (-math.inf, math.inf)
+    ball = Ball(x=x.double(), radius=torch.full((len(x),), 0.3 if norm == "l2" else 0.05).double(), norm=norm_of(norm), low=low, high=high)
+    bounder = Bounder(graph=graph, norm=norm_of(norm))
+    found, points = bounder.sweep(ball, "lines"), perturbed(ball.x, ball.radius, norm, domain, 200)
+    gained, smaller = 0.0, 0
+    for row in range(len(x)):
+        before = Dual(region(bounder, found, row, margin_rows(graph, torch.tensor([0]))[0]))
+        small = before.region
+        inside = points[row].flatten(1)[:, small.pixels]
+        z = small.forward(inside)[0]
+        for block in small.blocks[1:]:
+            for place in sorted(set(small.place[block].tolist())):
+                rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
+                part, units = small.before(rows)
+                columns = torch.nonzero((small.pixels[:, None] == part.pixels).any(1)).squeeze(1)
+                own, h = part.forward(inside[:, columns])
+                assert torch.allclose(own, z[:, units], atol=1e-9)
+                assert torch.allclose(
+                    inside[:, columns] @ part.C.T + h @ part.Q.T + part.c, torch.cat([z[:, rows], -z[:, rows]], 1), atol=1e-9
+                )
+                smaller += part.units < small.units
+                dual, size = Dual(part), norm_of(norm).size(inside[:, columns] - part.ball.x)
+                for (w, ell, delta), own_block in zip(dual.spans, part.blocks, strict=False):
+                    change = (own[:, own_block] - dual.centre[own_block]).square() @ w
+                    assert bool((change <= (ell * size + delta).square() * (1 + 1e-9) + 1e-12).all())
+        after = refined(before, 5).region
+        assert bool((z >= after.low - 1e-9).all())
+        assert bool((z <= after.high + 1e-9).all())
+        assert bool((after.high - after.low <= small.high - small.low).all())
+        gained += float((small.high - small.low - after.high + after.low).sum())
+    assert gained > 0
+    assert smaller > 0

@@ -16,7 +16,6 @@ from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.region import region
 from isogrid.certify.search import largest_radius, require_tolerance
 from isogrid.core.errors import InputError
-from isogrid.core.norms import L2
 
 _FIRST = 1.1  # of CROWN's radius, where the search begins
 _OUTLOOK = 1.5
@@ -24,11 +23,11 @@ _OUTLOOK = 1.5
 
 
 def duals(problem: Problem, rows: Tensor, radius: Tensor, inner: int) -> list[Dual]:
-    """The regions of the samples `rows` within `radius` [b], CROWN's bounds before every unit, refined in `inner` steps in l2."""
+    """The regions of the samples `rows` within `radius` [b], CROWN's bounds before every unit, refined in `inner` steps."""
     found = problem.bounder.sweep(problem.ball(radius, rows), "lines")
     margins = margin_rows(problem.graph, problem.y[rows])
     made = (Dual(region(problem.bounder, found, row, margins[row])) for row in range(len(rows)))
-    return [refined(dual, inner) if problem.norm is L2 and inner else dual for dual in made]
+    return [refined(dual, inner) if inner else dual for dual in made]
 
 
 @final
@@ -36,14 +35,14 @@ def duals(problem: Problem, rows: Tensor, radius: Tensor, inner: int) -> list[Du
 class AlphaCROWN(Certifier):
     """CROWN with slopes optimised by `steps` of Adam for every margin. Source: Xu et al. 2021 (alpha-CROWN).
 
-    In l2 with the offset of SDP-CROWN (Chiu et al. 2025), which ties the units of a layer by their ball, for the margins and, in `inner`
-    steps, for the units before them.
+    The bounds before units are optimised too, in `inner` steps; in l2 with the offset of SDP-CROWN (Chiu et al. 2025), which ties the
+    units of a layer by their ball.
     """
 
     name: ClassVar[str] = "alpha-crown"
 
     steps: int = 30
-    inner: int = 8
+    inner: int = 16
     tolerance: float = 1e-2
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from isogrid.certify.graph import Graph
 from isogrid.certify.leaf import BEYOND, leaf_bound
 from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.programmes import Queue
-from isogrid.certify.region import region
+from isogrid.certify.region import Region, region
 from isogrid.certify.search import largest_radius
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2
@@ -101,7 +101,7 @@ class Tree:
     def __init__(self, dual: Dual, search: Search, *, steps: int, root_steps: int, gap: float, decide: bool) -> None:
         self.dual, self.search, self.steps, self.gap, self.decide = dual, search, steps, gap, decide
         self.top = float(dual.region.ball.radius)
-        self.small = dual.region.ball.norm is not L2 and dual.region.units <= _FEW and not bool(dual.region.curved.any())
+        self.small = few(dual.region)
         self.settled = math.inf  # the smallest radius among leaves that nothing closes
         targets = torch.arange(len(dual.region.C))
         start = dual.first(targets)
@@ -228,6 +228,11 @@ class Tree:
             self.settled = min(self.settled, max(float(radius[i]), better))
 
 
+def few(region: Region) -> bool:
+    """Whether linear programmes are worth solving on it, which find the best slopes of every unit by themselves."""
+    return region.ball.norm is not L2 and region.units <= _FEW and not bool(region.curved.any())
+
+
 def split(nodes: Multipliers, units: Tensor) -> Multipliers:
     """Two children of each of N nodes: unit [N] active in the first N, inactive in the others."""
     rows = torch.arange(len(units))
@@ -323,7 +328,7 @@ class BranchAndBound(Certifier):
     def attempt(self, problem: Problem, row: int, swept: Sweep, place: int, found: Search, budget: Budget, share: float) -> Tree:
         """Branch and bound of sample `row`, whose bounds are `place` of the sweep, with a share of the budget; the radius is kept."""
         dual = Dual(region(problem.bounder, swept, place, margin_rows(problem.graph, problem.y[row : row + 1])[0]))
-        if problem.norm is L2 and self.inner:
+        if self.inner and not few(dual.region):
             dual = refined(dual, self.inner)
         found.pixels = dual.region.pixels
         budget.nodes -= len(dual.region.C)

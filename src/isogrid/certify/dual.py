@@ -23,8 +23,10 @@ from isogrid.certify.region import Region
 from isogrid.certify.relaxations import lines
 from isogrid.core.norms import L2
 
-_RATE, _CURVE_RATE, _DECAY = 0.1, 0.3, 0.97
-_FIRST: Final = 0.1  # the share of the linear term that the quadratic one takes at the start
+Spans = list[tuple[Tensor, Tensor, Tensor]]
+"""Per block (w, ell, delta); see `Region.spans`."""
+_RATE, _TIED_RATE, _CURVE_RATE, _DECAY = 0.1, 0.06, 0.3, 0.97  # of slopes; where a ball ties them; of its weight
+_FIRST: Final = 0.7  # the share of the linear term that the quadratic one takes at the start
 _TINY: Final = 1e-30
 _ENTRIES: Final = 2**19  # rows are bound in parts of this many multipliers
 
@@ -69,10 +71,11 @@ class Bound:
 class Dual:
     """A region's bounds; `spans` (see `Region.spans`) where the l2 ball ties the units of a block together."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Region, spans: Spans | None = None) -> None:
         self.region = region
         self.centre = region.forward(region.ball.x)[0][0]
-        self.spans = region.spans() if region.ball.norm is L2 and region.units else []
+        tied = region.ball.norm is L2 and region.units > 0
+        self.spans = (region.spans() if spans is None else spans) if tied else []
         low, high, curved = region.low, region.high, region.curved
         self.chord = torch.where(low >= 0, 1.0, torch.where(high <= 0, 0.0, high / (high - low).clamp_min(_TINY)))
         self.steep = (high > -low).to(low.dtype)
@@ -89,6 +92,13 @@ class Dual:
         other.plus = self.plus[0].to(dtype), self.plus[1].to(dtype)
         other.minus = self.minus[0].to(dtype), self.minus[1].to(dtype)
         return other
+
+    def of(self, units: Tensor) -> Spans:
+        """What the ball allows some of the units, of blocks of which one is left."""
+        kept = torch.zeros(self.region.units, dtype=torch.bool).index_fill(0, units, True)
+        blocks = [block for block in self.region.blocks if bool(kept[block].any())] if self.spans else []
+        places = [self.region.blocks.index(block) for block in blocks]
+        return [(self.spans[k][0][kept[block]], *self.spans[k][1:]) for k, block in zip(places, blocks, strict=True)]
 
     def first(self, targets: Tensor) -> Multipliers:
         """CROWN's multipliers for margins `targets` [N], and a first lambda where there are spans."""
@@ -208,7 +218,8 @@ def optimised(
     kept = {name: tensor.detach().clone() for name, tensor in moving.items()}
     best, at, fixed = torch.full_like(top, -torch.inf), top if value else top * 0.7, start.cast(dtype)
     steps = steps if names else 0
-    groups = [{"params": [moving[name]], "lr": _CURVE_RATE if name == "curve" else _RATE} for name in names]
+    rate = _TIED_RATE if dual.spans else _RATE
+    groups = [{"params": [moving[name]], "lr": _CURVE_RATE if name == "curve" else rate} for name in names]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99)) if names else None
     for step in range(steps + 1):
         with torch.enable_grad():
@@ -243,21 +254,21 @@ def optimised(
 
 
 def refined(dual: Dual, steps: int) -> Dual:
-    """The region with the bounds of its later units taken anew, by multipliers optimised at the region's own radius."""
+    """The region with the bounds of its later units taken anew, by multipliers optimised at the region's own radius.
+
+    Units that see one window have a region of their own, in which the ball ties fewer units more closely.
+    """
     small = dual.region
     for block in small.blocks[1:]:
-        size = block.stop - block.start
-        if size == 0 or block.start == 0:
-            continue
-        rows = small.rows_of(block)
-        inner = Dual(rows)
         low, high = small.low.clone(), small.high.clone()
-        values = []
-        step = max(1, _ENTRIES // max(1, small.units))
-        for part in (torch.arange(first, min(first + step, 2 * size)) for first in range(0, 2 * size, step)):
-            values.append(optimised(inner, inner.first(part), small.ball.radius.expand(len(part)), steps, value=True)[1])
-        found = torch.cat(values)
-        low[block] = torch.maximum(low[block], found[:size])
-        high[block] = torch.minimum(high[block], -found[size:])
+        for place in sorted(set(small.place[block].tolist())):
+            rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
+            seen, units = small.before(rows)
+            inner = Dual(seen, dual.of(units) if len(rows) == block.stop - block.start else None)
+            reach, count, step = small.ball.radius, 2 * len(rows), max(1, _ENTRIES // max(1, inner.region.units))
+            parts = [torch.arange(first, min(first + step, count)) for first in range(0, count, step)]
+            found = torch.cat([optimised(inner, inner.first(part), reach.expand(len(part)), steps, value=True)[1] for part in parts])
+            low[rows] = torch.maximum(low[rows], found[: len(rows)])
+            high[rows] = torch.minimum(high[rows], -found[len(rows) :])
         small = replace(small, low=low, high=torch.maximum(low, high))
-    return Dual(small)
+    return Dual(small, dual.spans)

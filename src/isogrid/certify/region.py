@@ -10,6 +10,7 @@ with T strictly block lower triangular: a unit reads units of earlier nonlinear 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,7 +29,8 @@ _SCALES: Final = 1e-12  # the least square of a row's norm that a weight divides
 class Region:
     """See the head of this file: P [U, n], T [U, U], p, drift, low, high [U], C [K, n], Q [K, U], c, slack [K]; `ball` of one x [1, n].
 
-    `blocks`: the units of each nonlinear node in turn. `curved` [U]: tanh, else ReLU. `pixels` [n]: which inputs are left.
+    `blocks`: the units of each nonlinear node in turn. `curved` [U]: tanh, else ReLU. `pixels` [n]: which inputs are left. `place` [U]:
+    units of a block of one place see the same window of the input (see `Windows`), 0 where they see all of it.
     """
 
     ball: Ball
@@ -45,6 +47,7 @@ class Region:
     c: Tensor
     slack: Tensor
     pixels: Tensor
+    place: Tensor
 
     @property
     def units(self) -> int:
@@ -69,10 +72,35 @@ class Region:
             )
         return z, h
 
-    def rows_of(self, block: slice) -> Region:
-        """The region with the units of a block, then their negatives, in the place of the margins."""
-        P, T, p, drift = self.P[block], self.T[block], self.p[block], self.drift[block]
-        return replace(self, C=torch.cat([P, -P]), Q=torch.cat([T, -T]), c=torch.cat([p, -p]), slack=torch.cat([drift, drift]))
+    def before(self, rows: Tensor) -> tuple[Region, Tensor]:
+        """(what the units `rows` [K] of one block depend on, with these and their negatives in the place of margins; its units [U'])."""
+        needed = (self.T[rows] != 0).any(0)
+        for block in reversed(self.blocks):
+            if block.start and bool(needed[block].any()):
+                needed[: block.start] |= (self.T[block, : block.start][needed[block]] != 0).any(0)
+        units, P, blocks = torch.nonzero(needed).squeeze(1), self.P[rows], []
+        reached = (P != 0).any(0) | (self.P[units] != 0).any(0)
+        reached[:1] |= ~reached.any()
+        columns, first = torch.nonzero(reached).squeeze(1), 0
+        for count in (int(needed[block].sum()) for block in self.blocks):
+            blocks.append(slice(first, first + count))
+            first += count
+        C, Q, p, drift = P[:, columns], self.T[rows][:, units], self.p[rows], self.drift[rows]
+        parts = {name: getattr(self, name)[units] for name in ("p", "drift", "low", "high", "curved", "place")}
+        found = replace(
+            self,
+            ball=replace(self.ball, x=self.ball.x[:, columns]),
+            blocks=tuple(block for block in blocks if block.stop > block.start),
+            P=self.P[units][:, columns],
+            T=self.T[units][:, units],
+            C=torch.cat([C, -C]),
+            Q=torch.cat([Q, -Q]),
+            c=torch.cat([p, -p]),
+            slack=torch.cat([drift, drift]),
+            pixels=self.pixels[columns],
+            **parts,
+        )
+        return found, units
 
     def spans(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         r"""Per block (weights w, ell, delta): sum_i w_i (z_i - zhat_i)^2 <= (ell r + delta)^2 at l2 distance r; zhat at the centre.
@@ -141,6 +169,7 @@ def region(bounder: Bounder, found: Sweep, row: int, rows: Tensor) -> Region:
         c=margins[0],
         slack=drift @ rows.abs().T,
         pixels=pixels,
+        place=torch.cat(builder.place),
     )
 
 
@@ -151,11 +180,11 @@ class _Builder:
     """
 
     def __init__(self, bounder: Bounder, found: Sweep, row: int) -> None:
-        self.known, self.found, self.row = bounder.maps, found, row
+        self.known, self.found, self.row, self.windows = bounder.maps, found, row, bounder.windows
         self.n = len(bounder.pixels)
         none = torch.zeros(0, dtype=torch.float64)
         self.P, self.T = [torch.zeros(0, self.n, dtype=torch.float64)], [torch.zeros(0, 0, dtype=torch.float64)]
-        self.p, self.drift, self.low, self.high, self.curved = [none], [none], [none], [none], [none.bool()]
+        self.p, self.drift, self.low, self.high, self.curved, self.place = [none], [none], [none], [none], [none.bool()], [none.long()]
         self.blocks: list[slice] = []
         self.total = 0
 
@@ -199,6 +228,8 @@ class _Builder:
         self.low.append(low[chosen])
         self.high.append(high[chosen])
         self.curved.append(torch.full((len(chosen),), curved))
+        places = 1 if self.windows.get(source) is None else math.prod(self.found.graph.nodes[source].shape[1:])
+        self.place.append(chosen % places)
         kept = _rows(flat, self.n + 1 + self.total) * passes
         fresh = torch.zeros(len(chosen), len(low), dtype=torch.float64)
         fresh[torch.arange(len(chosen)), chosen] = 1.0
