@@ -104,7 +104,7 @@ def result(name: str, level: int, norm: str, first: int, out: Path) -> None:
         found = make(config | limits | {"norm": norm, "domain": "free"})(network, x, y, upper=upper)
         upper = torch.minimum(upper, found.upper)
         methods[title] = {"radius": found.radius.tolist(), "seconds": time.process_time() - started}
-    told = {"network": name, "norm": norm, "sparsity": sparsity, "upper": upper.tolist(), "methods": methods}
+    told = {"network": name, "norm": norm, "sparsity": sparsity, "upper": upper.tolist(), "methods": methods, "machine": machine()}
     write_json(path_of(name, level, norm, first, out), told)
 
 
@@ -126,12 +126,14 @@ def table(out: Path, asked: dict[tuple[str, str], Any], samples: int) -> str:
         "| network | norm | sparsity | samples | " + " | ".join(titles) + " | exact | " + " | ".join(f"{t}, s" for t in titles) + " |",
         "|" + " --- |" * (5 + 2 * len(titles)),
     ]
+    machines: set[str] = set()
     for (name, norm), goals in asked.items():
         for place, level in enumerate(ROUNDS):
             paths = [path_of(name, level, norm, first, out) for first in range(0, samples, BLOCK)]
             found = [read_json(path) for path in paths if path.exists()]
             if not found:
                 continue
+            machines |= {one["machine"] for one in found}
             upper, ratio = np.concatenate([one["upper"] for one in found]), np.zeros(0)
             cells, costs = [], []
             for title, goal in zip(titles, (None, *goals), strict=True):
@@ -142,7 +144,7 @@ def table(out: Path, asked: dict[tuple[str, str], Any], samples: int) -> str:
                 f"| {name} | {norm} | {100 * found[0]['sparsity']:.1f} % | {len(upper)} | {' | '.join(cells)} "
                 f"| {np.mean(ratio >= 0.99):.0%} | {' | '.join(costs)} |"
             )
-    return "\n".join([*lines, "", machine(), ""])
+    return "\n".join([*lines, "", "; ".join(sorted(machines)), ""])
 
 
 def main() -> None:
