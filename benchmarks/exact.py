@@ -1,0 +1,86 @@
+"""What complete search decides of sparse networks, and in which time: `quick`'s levels, seed 0, box.
+
+`python benchmarks/exact.py FOLDER_OF_QUICK [--workers 2]` writes its section of RESULTS.md. l_inf: every sample is proved robust at 0.1 or
+broken, samples that APGD-T breaks are not searched. l2: the smallest distance, from DDN's on, within 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+
+import isogrid
+from isogrid import attacks, data
+from isogrid.certify import make
+
+EPS, BLOCK, CLOSE, SECONDS = 0.1, 10, 0.99, 60.0
+ASKED = (
+    ("linf", 12, 1000, "all in 10 s"),
+    ("linf", 10, 1000, "all in 120 s"),
+    ("linf", 7, 100, "all"),
+    ("l2", 12, 100, "all in 180 s"),
+    ("l2", 10, 100, "as many as 1,800 s decide"),
+)
+"""Norm, level, samples, what is asked."""
+BACKWARD = ("exact", "leaky")
+
+
+def decide(folder: Path, norm: str, level: int, first: int, count: int) -> tuple[float, list[float], list[float], float]:
+    """(sparsity, lower and upper ends of a block's samples, CPU seconds with its attacks)."""
+    torch.set_num_threads(1)
+    network, test = isogrid.open_study(folder).model(seed=0, level=level, model="lenet-300-100"), data.load("mnist-5k").test
+    x, y = test.x[first : first + count], test.y[first : first + count]
+    weights = torch.cat([w.detach().flatten() for w in network.parameters() if w.dim() > 1])
+    started = time.process_time()
+    search = make({"name": "branch-and-bound", "norm": norm, "seconds": SECONDS})
+    if norm == "linf":
+        config = {"name": "apgd-t", "eps": EPS, "steps": 20, "targets": 5, "backward": "leaky"}
+        said = search.verify(network, x, y, EPS, x_adv=attacks.make(config)(network, x, y).x_adv)
+        lower = torch.where(said.certified, EPS, 0.0)
+        upper = torch.where(said.broken, EPS, torch.inf)
+    else:
+        found = [attacks.make({"name": "ddn", "converge": True, "backward": backward})(network, x, y).distance for backward in BACKWARD]
+        upper = torch.stack(found).amin(0).double()
+        said = search(network, x, y, upper=upper)
+        lower, upper = said.radius, torch.minimum(upper, said.upper)
+    spent = time.process_time() - started
+    return float((weights == 0).double().mean()), lower.tolist(), upper.tolist(), spent
+
+
+def main() -> None:
+    """Measure and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    lines = []
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        for norm, level, samples, asked in ASKED:
+            started = time.perf_counter()
+            blocks = [pool.submit(decide, args.folder, norm, level, first, BLOCK) for first in range(0, samples, BLOCK)]
+            found = [block.result() for block in blocks]
+            wall = time.perf_counter() - started
+            lower, upper = (np.concatenate([one[place] for one in found]) for place in (1, 2))
+            decided = (lower == EPS) | (upper <= EPS) if norm == "linf" else (lower >= CLOSE * upper)
+            truth = f"robust at {EPS}: {(lower == EPS).sum()}" if norm == "linf" else f"mean {upper[upper > 0].mean():.3f}"
+            cells = [norm, f"{100 * found[0][0]:.1f} %", str(samples), str(int(decided.sum())), truth]
+            lines.append([*cells, f"{sum(one[3] for one in found):.0f}", f"{wall:.0f}", asked])
+            print(lines[-1], flush=True)
+    body = (
+        f"LeNet-300-100 of `quick`, seed 0, mnist-5k, box; seconds with the attacks that come first, of {args.workers} processes; at most "
+        f"{SECONDS:g} s a sample. {harness.machine('one thread each')}.\n\n"
+        + harness.table(["norm", "sparsity", "samples", "decided", "truth", "CPU s", "wall s", "asked"], lines)
+    )
+    harness.write_section("Exact robustness", body)
+    print(body)
+
+
+if __name__ == "__main__":
+    main()
