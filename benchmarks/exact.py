@@ -33,7 +33,7 @@ BACKWARD = ("exact", "leaky")
 
 
 def decide(folder: Path, norm: str, level: int, first: int, count: int) -> tuple[float, list[float], list[float], float]:
-    """(sparsity, lower and upper ends of a block's samples, CPU seconds with its attacks)."""
+    """(sparsity, lower and upper ends of a block's samples, CPU seconds with its attacks); ends at EPS: (1, inf) robust, (0, 0) broken."""
     torch.set_num_threads(1)
     network, test = isogrid.open_study(folder).model(seed=0, level=level, model="lenet-300-100"), data.load("mnist-5k").test
     x, y = test.x[first : first + count], test.y[first : first + count]
@@ -43,8 +43,7 @@ def decide(folder: Path, norm: str, level: int, first: int, count: int) -> tuple
     if norm == "linf":
         config = {"name": "apgd-t", "eps": EPS, "steps": 20, "targets": 5, "backward": "leaky"}
         said = search.verify(network, x, y, EPS, x_adv=attacks.make(config)(network, x, y).x_adv)
-        lower = torch.where(said.certified, EPS, 0.0)
-        upper = torch.where(said.broken, EPS, torch.inf)
+        lower, upper = said.certified.double(), torch.where(said.broken, 0.0, torch.inf).double()
     else:
         found = [attacks.make({"name": "ddn", "converge": True, "backward": backward})(network, x, y).distance for backward in BACKWARD]
         upper = torch.stack(found).amin(0).double()
@@ -68,8 +67,8 @@ def main() -> None:
             found = [block.result() for block in blocks]
             wall = time.perf_counter() - started
             lower, upper = (np.concatenate([one[place] for one in found]) for place in (1, 2))
-            decided = (lower == EPS) | (upper <= EPS) if norm == "linf" else (lower >= CLOSE * upper)
-            truth = f"robust at {EPS}: {(lower == EPS).sum()}" if norm == "linf" else f"mean {upper[upper > 0].mean():.3f}"
+            decided = (lower == 1) | (upper == 0) if norm == "linf" else lower >= CLOSE * upper
+            truth = f"robust at {EPS}: {lower.sum():.0f}" if norm == "linf" else f"mean {upper[upper > 0].mean():.3f}"
             cells = [norm, f"{100 * found[0][0]:.1f} %", str(samples), str(int(decided.sum())), truth]
             lines.append([*cells, f"{sum(one[3] for one in found):.0f}", f"{wall:.0f}", asked])
             print(lines[-1], flush=True)
