@@ -13,8 +13,14 @@ from isogrid.certify import CERTIFICATES, Certifier
 from isogrid.certify.method import Found
 from isogrid.testing import CERTIFICATE_LAWS, check_certificate
 
+DEAR = {"alpha-crown", "branch-and-bound"}
+"""Methods whose laws take minutes together: one domain in each norm is among the fast tests."""
 VARIANTS = [
-    pytest.param(cls(norm=norm, domain=domain), id=f"{name}-{norm}-{domain}")
+    pytest.param(
+        cls(norm=norm, domain=domain),
+        id=f"{name}-{norm}-{domain}",
+        marks=[pytest.mark.slow] if name in DEAR and (norm, domain) in {("l2", "free"), ("linf", "box")} else [],
+    )
     for (name, cls), norm, domain in itertools.product(CERTIFICATES.items(), ("l2", "linf"), ("box", "free"))
 ]
 

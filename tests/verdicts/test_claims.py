@@ -71,6 +71,7 @@ NOISE = {
 }
 
 
+@pytest.mark.slow
 def test_pure_noise_supports_a_claim_in_at_most_five_per_cent_of_the_studies(made_up):
     """2,000 studies, 15 kinds of noise; `any claim of a study` is counted, and no kind may exceed its own margin either."""
     each, supported, contradicted = 134, collections.Counter(), collections.Counter()
