@@ -29,9 +29,9 @@ def _sizes(graph: Graph, norm: Norm, i: int) -> Tensor:
     shape, seen = graph.nodes[i].shape, windows(graph, i)
     if seen is None:
         parts = row_parts(graph, 1, math.prod(shape))
-        return torch.cat([norm.dual_size(gradient(graph, i, _unit_rows(shape, part))) for part in parts]).reshape(shape)
+        return torch.cat([norm.dual_size(gradient(graph, i, unit_rows_of(shape, part))) for part in parts]).reshape(shape)
     last, sizes = len(seen.graph.nodes) - 1, []
-    rows = _unit_rows(seen.graph.nodes[last].shape, slice(None))
+    rows = unit_rows_of(seen.graph.nodes[last].shape, slice(None))
     for part in row_parts(seen.graph, len(rows), math.prod(shape[1:])):
         inside = {k: value[part].repeat_interleave(len(rows), 0) for k, value in seen.inside.items()}
         many = rows.repeat(part.stop - part.start, *[1] * (rows.dim() - 1))
@@ -39,7 +39,7 @@ def _sizes(graph: Graph, norm: Norm, i: int) -> Tensor:
     return torch.cat(sizes).T.reshape(shape)
 
 
-def _unit_rows(shape: tuple[int, ...], part: slice) -> Tensor:
+def unit_rows_of(shape: tuple[int, ...], part: slice) -> Tensor:
     """Coefficients that pick some elements of a node."""
     n = math.prod(shape)
     rows = torch.arange(n)[part]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isogrid.certify.affine import direct, spread
+from isogrid.certify.affine import direct, gradient, spread, unit_rows_of
 from isogrid.certify.ball import Ball
 from isogrid.certify.graph import Graph, row_parts, rows_at_once
 from isogrid.certify.intervals import node_interval, node_rounding, widened
@@ -98,7 +98,8 @@ class Bounder:
     """A graph and what is worth computing once for it.
 
     `spread`: for nodes that are affine in the network's input, the dual norm of each element's gradient [*shape]: of linear and
-    convolutional layers, and of the inputs of nonlinear nodes. `direct`: those of them that read each element of the network's input
+    convolutional layers, and of the inputs of nonlinear nodes. `gradients`: these themselves [elements, n], of nodes whose elements all
+    see the whole input, once they were needed. `direct`: those of them that read each element of the network's input
     once at most. `windows`: of nodes that lines were taken back from, what their units see.
     """
 
@@ -107,6 +108,7 @@ class Bounder:
     spread: dict[int, Tensor] = field(init=False)
     direct: frozenset[int] = field(init=False)
     windows: dict[int, Windows | None] = field(default_factory=dict)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
     _maps: tuple[Tensor, dict[int, Tensor]] | None = None
 
     @property
@@ -169,18 +171,36 @@ class Bounder:
                 low, high = torch.maximum(low, centre[0][i] - reach), torch.minimum(high, centre[1][i] + reach)
             found.add(low, high, rounding)
             if i in before and refine == "lines" and not (i in self.spread and ball.free):
-                found.low[i], found.high[i] = self._refined(found, i, low, high)
+                at = (centre[0][i], centre[1][i]) if i in self.spread else None
+                found.low[i], found.high[i] = self._refined(found, i, low, high, at)
             if not node.operation.affine:
                 source = node.inputs[0]
                 found.lines[i] = lines(node.operation, found.low[source], found.high[source], slopes)
         return found
 
-    def _refined(self, found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """The bounds of node i's undecided elements by lines, kept where they are tighter."""
+    def _refined(self, found: Sweep, i: int, low: Tensor, high: Tensor, at: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The bounds of node i's undecided elements by lines, kept where they are tighter; `at`: at the centre, where that is known."""
         if i not in self.windows:
             self.windows[i] = windows(self.graph, i)
         seen = self.windows[i]
-        return _refined(found, i, low, high) if seen is None else _refined_within(found, seen, low, high)
+        if seen is not None:
+            return _refined_within(found, seen, low, high)
+        return _refined(found, i, low, high) if at is None else self._around(found.ball, i, low, high, at)
+
+    def _around(self, ball: Ball, i: int, low: Tensor, high: Tensor, at: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The same of a node that is affine in the input: its elements' gradients are their lines, whatever the sample."""
+        if i not in self.gradients:
+            self.gradients[i] = gradient(self.graph, i, unit_rows_of(self.graph.nodes[i].shape, slice(None))).flatten(1)
+        undecided = ((low < 0) & (high > 0)).flatten(1)
+        units = torch.nonzero(undecided.any(0)).squeeze(1)
+        A, sides = self.gradients[i][units], []
+        reach = ball.radius[:, None].expand(-1, len(units))
+        for sign, side, centre in ((1, low, at[0]), (-1, -high, -at[1])):
+            flat = side.flatten(1).clone()
+            tighter = torch.maximum(flat[:, units], centre.flatten(1)[:, units] - ball.drop((sign * A).expand(len(low), -1, -1), reach)[0])
+            flat[:, units] = torch.where(undecided[:, units], tighter, flat[:, units])
+            sides.append(flat.view_as(low))
+        return sides[0], -sides[1]
 
 
 def mapped(operation: Operation, ins: list[Tensor]) -> Tensor:
