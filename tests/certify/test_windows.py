@@ -94,7 +94,7 @@ def test_windows_give_the_bounds_of_the_whole(name, sparsity, norm, domain):
     cut, whole = (Bounder(graph=graph, norm=norm_of(norm)) for _ in range(2))
     whole.windows = dict.fromkeys(range(len(graph.nodes)))
     found, expected = cut.sweep(ball, "lines"), whole.sweep(ball, "lines")
-    close = 1e-6 if (norm, domain) == ("l2", "box") else 1e-10  # the multiplier of a ball cut by a box is sought in float32
+    close = 1e-5 if (norm, domain) == ("l2", "box") else 1e-10  # the multiplier of a ball cut by a box is sought in float32
     for mine, theirs in zip((*found.low, *found.high), (*expected.low, *expected.high), strict=True):
         assert torch.allclose(mine, theirs, rtol=close, atol=close)
 
