@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from isogrid.certify import read_graph
 from isogrid.certify.ball import Ball
 from isogrid.certify.bounds import Bounder, backward, margin_rows
-from isogrid.certify.dual import Dual, optimised, refined
+from isogrid.certify.dual import Dual
+from isogrid.certify.optimise import Ascent, optimised, refined
 from isogrid.certify.region import region
 from isogrid.core.norms import norm as norm_of
 from isogrid.core.random import generator
 
-from .networks import inputs, networks, perturbed
+from .networks import inputs, networks, perturbed, randomised
 
 NAMES = list(networks())
 
@@ -113,12 +115,44 @@ def test_the_region_starts_as_crown_and_optimising_only_helps(name, norm):
         form = backward(found, {len(graph.nodes) - 1: margin_rows(graph, y)}, found.relax)
         dual = Dual(region(bounder, found, row, rows))
         first = dual.first(torch.arange(len(rows)))
-        bound = dual.bound(replace(first, curve=first.curve[:, :0]))
+        bound = dual.bound(dual.crown(first.target))
         crown = form.lowest(ball)[row]
         assert torch.allclose(dual.lowest(bound, ball.radius[row].expand(len(rows)))[0], crown, atol=3e-4)
         before = dual.critical(dual.bound(first))
         after = optimised(dual, first, ball.radius[row].expand(len(rows)), 20)[1]
         assert bool((after >= before * (1 - 1e-5) - 1e-9).all())
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(("norm", "domain"), [("l2", "free"), ("linf", "free"), ("linf", "box")])
+@pytest.mark.parametrize("name", ["mlp", "sigmoid", "convolutions", "residual"])
+def test_gradients_are_those_of_the_bound(name, norm, domain, split):
+    """In closed form against recorded operations, and the value is the bound's."""
+    graph, bounder, found, ball, y = made(name, norm, domain, 0.15)
+    for row in range(3):
+        dual = Dual(region(bounder, found, row, margin_rows(graph, y[row : row + 1])[0]))
+        stream, start = generator(row, "certify gradients"), dual.first(torch.arange(len(dual.region.C)))
+        phase = torch.randint(-1, 2, start.phase.shape, generator=stream, dtype=torch.int8) * split
+        names = [name for name in ("alpha", "sigma", "beta", "curve") if getattr(start, name).numel()]
+        moving = {
+            name: torch.rand(getattr(start, name).shape, generator=stream, dtype=torch.float64) + (start.curve if name == "curve" else 0)
+            for name in names
+        }
+        wild = replace(start, phase=torch.where(dual.region.curved, start.phase, phase), **moving)
+        at = ball.radius[row] * (0.2 + torch.rand(len(phase), generator=stream, dtype=torch.float64))
+        mine = Ascent(dual, wild).slope(wild, at)
+        watched = {name: tensor.clone().requires_grad_() for name, tensor in moving.items()}
+        bound = dual.bound(replace(wild, **watched))
+        height, loss = dual.lowest(bound, at)
+        assert torch.allclose(mine.height, height, atol=1e-9)
+        assert torch.allclose(mine.loss, loss, atol=1e-9)
+        assert torch.allclose(mine.curve, bound.curve)
+        if not names:
+            continue
+        expected = torch.autograd.grad(height.sum(), list(watched.values()), allow_unused=True)
+        for name, gradient in zip(names, expected, strict=True):
+            if gradient is not None and name in mine.by:
+                assert torch.allclose(mine.by[name], gradient, atol=1e-8), name
 
 
 @pytest.mark.parametrize("domain", ["box", "free"])
@@ -151,3 +185,45 @@ def test_newton_from_a_guess_is_below_the_root_and_near_it():
             near = ball.critical(A, value, guess=guess)
             assert bool((near <= exact * (1 + 1e-6)).all())
         assert bool((ball.critical(A, value, guess=exact * 0.95)[exact < 9] >= exact[exact < 9] * (1 - 1e-3)).all())
+
+
+def strided(norm):
+    """The bounds of a sample of convolutions whose second layer's units see windows of the first and of the input."""
+    x = torch.rand(1, 1, 14, 14, generator=generator(0, "certify strided samples"))
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(96, 12), nn.ReLU(), nn.Linear(12, 3)),
+    )
+    graph = read_graph(randomised(net), x)
+    radius = torch.full((1,), 0.4 if norm == "l2" else 0.08, dtype=torch.float64)
+    ball = Ball(x=x.double(), radius=radius, norm=norm_of(norm), low=0.0, high=1.0)
+    bounder = Bounder(graph=graph, norm=norm_of(norm))
+    found, y = bounder.sweep(ball, "lines"), graph(x.double()).argmax(1)
+    return Dual(region(bounder, found, 0, margin_rows(graph, y)[0]))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_what_units_depend_on_gives_their_bounds(norm):
+    """The same bounds for the same multipliers, whether the rest of the region is there or not."""
+    dual = strided(norm)
+    small = dual.region
+    for block in small.blocks[1:]:
+        for place in small.place[block].unique()[:3]:
+            rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
+            seen, units = small.before(rows)
+            P, T, p, drift = (value[rows] for value in (small.P, small.T, small.p, small.drift))
+            whole = replace(small, C=torch.cat([P, -P]), Q=torch.cat([T, -T]), c=torch.cat([p, -p]), slack=torch.cat([drift, drift]))
+            outer, inner = Dual(whole, dual.spans), Dual(seen, dual.of(units))
+            crown = outer.crown(torch.arange(2 * len(rows)))
+            stream = generator(int(place), "certify multipliers")
+            alpha, sigma = (torch.rand(crown.alpha.shape, generator=stream, dtype=torch.float64) for _ in range(2))
+            kept = torch.tensor([bool(((units >= one.start) & (units < one.stop)).any()) for one in small.blocks])
+            curve = torch.where(kept, 0.3, -80.0).expand(len(crown.alpha), -1).double() if dual.spans else crown.curve
+            many = replace(crown, alpha=alpha, sigma=sigma, curve=curve)
+            few = replace(
+                inner.crown(many.target), alpha=alpha[:, units], sigma=sigma[:, units], curve=curve[:, kept] if dual.spans else curve
+            )
+            radius = small.ball.radius.expand(len(many.target))
+            expected, found = outer.lowest(outer.bound(many), radius)[0], inner.lowest(inner.bound(few), radius)[0]
+            assert len(units) < small.units
+            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)

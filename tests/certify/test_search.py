@@ -13,7 +13,7 @@ SHAPES = {
     "flat": lambda R, a: a + 0 * R,
     "straight": lambda R, a: 3 * a - 2 * R,
     "bent": lambda R, a: a * (2 - (R / a) ** 3),
-    "cliff": lambda R, a: torch.where(1.2 * a > R, a * 2.5 - 1.5 * R, -1.0),
+    "cliff": lambda R, a: torch.where(1.2 * a > R, a * 2.5 - 1.5 * R, -10 * a),
     "steep": lambda R, a: 2 * a - a * torch.exp(8 * (R / a - 1)),
     "no or yes": lambda R, a: torch.where(a >= R, math.inf, 0.0),
 }

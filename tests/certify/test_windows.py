@@ -12,7 +12,8 @@ from isogrid.certify import read_graph
 from isogrid.certify.affine import gradient, spread
 from isogrid.certify.ball import Ball
 from isogrid.certify.bounds import Bounder, margin_rows
-from isogrid.certify.dual import Dual, refined
+from isogrid.certify.dual import Dual
+from isogrid.certify.optimise import refined
 from isogrid.certify.region import region
 from isogrid.certify.windows import windows
 from isogrid.core.norms import norm as norm_of

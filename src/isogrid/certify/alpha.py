@@ -11,15 +11,15 @@ from torch import Tensor
 
 from isogrid.certify.bounds import margin_rows
 from isogrid.certify.crown import linear_critical
-from isogrid.certify.dual import Dual, optimised, refined
+from isogrid.certify.dual import Dual
 from isogrid.certify.method import Certifier, Found, Problem
+from isogrid.certify.optimise import optimised, refined
 from isogrid.certify.region import region
 from isogrid.certify.search import largest_radius, require_tolerance
 from isogrid.core.errors import InputError
 
 _FIRST = 1.1  # of CROWN's radius, where the search begins
-_OUTLOOK = 1.5
-"""Margins whose first bounds hold to this multiple of the radius are not optimised; no outlook goes beyond it."""
+_OUTLOOK = 1.5  # margins whose first bounds hold to this multiple of the radius are optimised only where they are the least
 
 
 def duals(problem: Problem, rows: Tensor, radius: Tensor, inner: int) -> list[Dual]:
@@ -63,16 +63,19 @@ class AlphaCROWN(Certifier):
 
     def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
         """r* [b] of the samples `rows` for bounds at `radius` [b]."""
-        found = [self.root(dual, reach) for dual, reach in zip(duals(problem, rows, radius, self.inner), radius, strict=True)]
-        return torch.stack(found)
+        pairs = zip(duals(problem, rows, radius, self.inner), radius, strict=True)
+        return torch.stack([self.root(dual, reach, problem.decide) for dual, reach in pairs])
 
-    def root(self, dual: Dual, radius: Tensor) -> Tensor:
-        """The critical radius of one sample, its margins optimised."""
+    def root(self, dual: Dual, radius: Tensor, decide: bool) -> Tensor:
+        """The critical radius of one sample, its margins optimised; `decide`: whether it exceeds `radius` is all that matters."""
         start = dual.first(torch.arange(len(dual.region.C)))
         first = dual.critical(dual.bound(start))
-        near = torch.nonzero(first < _OUTLOOK * radius).squeeze(1)
-        if len(near) == 0:
-            return first.amin()
-        better = torch.maximum(first[near], optimised(dual, start.take(near), radius.expand(len(near)), self.steps)[1])
-        rest = first.index_fill(0, near, torch.inf).amin()
-        return torch.minimum(better.amin(), rest)
+        found, done, least = first.clone(), torch.zeros(len(first), dtype=torch.bool), first.amin()
+        near = first < radius if decide else first <= torch.maximum(least, _OUTLOOK * radius)
+        near &= first.isfinite()
+        while bool(near.any()):  # margins that hold farther may still be the least in the end
+            rows = torch.nonzero(near).squeeze(1)
+            reach = _OUTLOOK * torch.maximum(radius, first[rows])
+            found[rows], done = torch.maximum(first[rows], optimised(dual, start.take(rows), reach, self.steps)[1]), done | near
+            near = ~done & (first < found[done].amin()) & (not decide)
+        return found.amin()

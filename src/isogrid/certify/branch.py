@@ -13,10 +13,11 @@ from torch import Tensor
 from isogrid.attacks.driver.problem import margin
 from isogrid.certify.bounds import Sweep, backward, margin_rows
 from isogrid.certify.crown import linear_critical
-from isogrid.certify.dual import Bound, Dual, Multipliers, optimised, refined
+from isogrid.certify.dual import Bound, Dual, Multipliers
 from isogrid.certify.graph import Graph
 from isogrid.certify.leaf import BEYOND, leaf_bound
 from isogrid.certify.method import Certifier, Found, Problem
+from isogrid.certify.optimise import optimised, refined
 from isogrid.certify.programmes import Queue
 from isogrid.certify.region import Region, region
 from isogrid.certify.search import largest_radius
@@ -32,6 +33,7 @@ _LEAST: Final = 1e-12
 _ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
 _NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
 _FEW: Final = 100  # units up to which linear programmes are worth solving
+_MANY: Final = 500  # units from which on a region is so dear to make that the next radius follows the root's outlook
 _BRIEF: Final = 12  # steps of multipliers at the root where programmes follow, which find the best ones
 _PATIENCE: Final = 6  # steps of the batched search before that
 _PROGRAMME: Final = 10  # bounds that one of them counts as
@@ -107,11 +109,12 @@ class Tree:
         start = dual.first(targets)
         first = dual.critical(dual.bound(start))
         keep = first < self.goal
-        self.nodes, self.radius = start.take(keep), first[keep]
+        self.nodes, self.radius, self.outlook = start.take(keep), first[keep], float(first.amin())
         if len(self.radius):
             reach = torch.full_like(self.radius, self.goal)
             self.nodes, better = optimised(dual, self.nodes, reach, min(root_steps, _BRIEF) if self.small else root_steps)
             self.radius = torch.maximum(self.radius, better)
+            self.outlook = min(float(self.radius.amin()), float(first[~keep].amin()) if bool((~keep).any()) else math.inf)
             self.prune()
         self.roots, self.first, self.steps_done = self.nodes, self.radius, 0
         self.queue: Queue | None = None
@@ -316,6 +319,8 @@ class BranchAndBound(Certifier):
             spent = before - budget.left
             if found.lower >= tree.goal:
                 top *= next(stride for cost, stride in zip(_COSTS, _STRIDES, strict=True) if spent <= cost)
+                if tree.dual.region.units > _MANY:
+                    top = max(top, math.sqrt(tree.goal * max(min(tree.outlook, found.upper), 0.0)))
             elif not tree.open:  # only leaves are left below the goal: no radius makes them better
                 break
             elif found.lower > _WORTH * top or budget.left < _SHARE:

@@ -1,4 +1,4 @@
-r"""Lower bounds of the margins over a region from multipliers, and the search for good multipliers. Not here: branching (branch.py).
+r"""Lower bounds of the margins over a region from multipliers. Not here: the search for good ones (optimise.py), branching (branch.py).
 
 Any slope g_i for unit i and any lambda_k >= 0 for block k give, with the coefficient c_i that the later units leave on h_i,
 
@@ -12,6 +12,7 @@ CROWN. Slopes of a free ReLU: alpha c where c >= 0 and sigma c where c < 0, both
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -25,10 +26,8 @@ from isogrid.core.norms import L2
 
 Spans = list[tuple[Tensor, Tensor, Tensor]]
 """Per block (w, ell, delta); see `Region.spans`."""
-_RATE, _TIED_RATE, _CURVE_RATE, _DECAY = 0.1, 0.06, 0.3, 0.97  # of slopes; where a ball ties them; of its weight
-_FIRST: Final = 0.7  # the share of the linear term that the quadratic one takes at the start
+_FIRST: Final = 0.1, 0.45, 2.0  # shares of the linear term that the quadratic one takes at the start, the best of them
 _TINY: Final = 1e-30
-_ENTRIES: Final = 2**19  # rows are bound in parts of this many multipliers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,13 +99,13 @@ class Dual:
         places = [self.region.blocks.index(block) for block in blocks]
         return [(self.spans[k][0][kept[block]], *self.spans[k][1:]) for k, block in zip(places, blocks, strict=True)]
 
-    def first(self, targets: Tensor) -> Multipliers:
-        """CROWN's multipliers for margins `targets` [N], and a first lambda where there are spans."""
+    def crown(self, targets: Tensor) -> Multipliers:
+        """CROWN's multipliers for margins `targets` [N]."""
         n, u = len(targets), self.region.units
         like = self.region.p
         phase = torch.where(self.region.low >= 0, 1, torch.where(self.region.high <= 0, -1, 0)).to(torch.int8)
         phase = torch.where(self.region.curved, 0, phase)
-        made = Multipliers(
+        return Multipliers(
             target=targets,
             phase=phase.expand(n, u).contiguous(),
             alpha=self.steep.expand(n, u).clone(),
@@ -114,12 +113,21 @@ class Dual:
             beta=like.new_zeros(n, u),
             curve=like.new_zeros(n, 0),
         )
+
+    def first(self, targets: Tensor) -> Multipliers:
+        """Where a search starts: CROWN's multipliers, or, where there are spans, chords and the best of a few lambdas."""
+        made = self.crown(targets)
         if not self.spans:
             return made
+        made = replace(made, alpha=made.sigma.clone())
         slope = self.bound(made).A.norm(dim=1).clamp_min(_TINY)
         reach = self.region.ball.radius.clamp_min(_TINY)
         ells = torch.stack([ell for _, ell, _ in self.spans]).clamp_min(1e-6)
-        return replace(made, curve=(_FIRST * slope[:, None] / (ells.square() * reach * len(ells))).log())
+        whole = (slope[:, None] / (ells.square() * reach * len(ells))).log()
+        tried = [replace(made, curve=whole + math.log(share)) for share in _FIRST]
+        values = torch.stack([self.lowest(self.bound(one), self.region.ball.radius.expand(len(targets)))[0] for one in tried])
+        curves = torch.stack([one.curve for one in tried])
+        return replace(made, curve=curves[values.argmax(0), torch.arange(len(targets))])
 
     def bound(self, m: Multipliers) -> Bound:
         """The bound that the multipliers give."""
@@ -153,10 +161,13 @@ class Dual:
         free = c.clamp_min(0) * m.alpha[:, block] + c.clamp_max(0) * m.sigma[:, block]
         found = torch.where(phase == 0, free, torch.where(phase > 0, c - beta, beta))
         if self.flat is not None and bool(self.region.curved[block].any()):
-            below, above = self.flat.below[block].to(c), self.flat.above[block].to(c)
-            tilted = c.clamp_min(0) * below + c.clamp_max(0) * above
-            found = torch.where(self.region.curved[block], tilted, found)
+            found = torch.where(self.region.curved[block], self.tilt(block, c) * c, found)
         return found
+
+    def tilt(self, block: slice, c: Tensor) -> Tensor:
+        """g / c [N, u] of a block's tanh units: the slope of the line below, or above where c < 0."""
+        assert self.flat is not None
+        return torch.where(c > 0, self.flat.below[block].to(c), self.flat.above[block].to(c))
 
     def offset(self, phase: Tensor, block: slice, c: Tensor, g: Tensor) -> Tensor:
         """min over z of c f(z) - g z [N, u]: of a ReLU at an end or at 0, of tanh also where its slope is g / c."""
@@ -168,12 +179,17 @@ class Dual:
 
     def tanh_offset(self, block: slice, c: Tensor, g: Tensor) -> Tensor:
         """min over z in [low, high] of c tanh(z) - g z."""
+        z = self.tanh_point(block, c, g)
+        return c * z.tanh() - g * z
+
+    @torch.no_grad()
+    def tanh_point(self, block: slice, c: Tensor, g: Tensor) -> Tensor:
+        """Where it is: at an end, or where tanh's slope is g / c."""
         low, high = self.region.low[block], self.region.high[block]
         ratio = torch.where(c == 0, 0.0, g / torch.where(c == 0, 1.0, c))
-        with torch.no_grad():  # at a minimum the point may be held fixed
-            turn = torch.atanh((1 - ratio).clamp(0, 1 - 4 * torch.finfo(c.dtype).eps).sqrt())
-            points = [low.expand_as(c), high.expand_as(c), turn.clamp(low, high), (-turn).clamp(low, high)]
-        return torch.stack([c * z.tanh() - g * z for z in points]).amin(0)
+        turn = torch.atanh((1 - ratio).clamp(0, 1 - 4 * torch.finfo(c.dtype).eps).sqrt())
+        points = torch.stack([low.expand_as(c), high.expand_as(c), turn.clamp(low, high), (-turn).clamp(low, high)])
+        return points.gather(0, (c * points.tanh() - g * points).argmin(0, keepdim=True))[0]
 
     def curved_offset(self, phase: Tensor, block: slice, c: Tensor, g: Tensor, weight: Tensor) -> Tensor:
         """min over z of c relu(z) - g z + weight / 2 (z - zhat)^2 [N, u]: a parabola on each side of 0."""
@@ -200,75 +216,3 @@ class Dual:
         drop, slope = (v[0] for v in ball.drop(bound.A[None], radius[None]))
         value = bound.constant + ball.centre(bound.A[None])[0] - drop - bound.slant * radius - bound.curve * radius.square()
         return value, slope + bound.slant + 2 * bound.curve * radius
-
-
-def optimised(
-    dual: Dual, start: Multipliers, radius: Tensor, steps: int, *, value: bool = False, dtype: torch.dtype = torch.float32
-) -> tuple[Multipliers, Tensor]:
-    """(multipliers, certified radii [N]) after `steps` of Adam in `dtype` for bounds that matter up to `radius` [N]; the radii in float64.
-
-    What counts is the bound of the best multipliers seen, evaluated in float64. `value`: what is sought and given is the lowest value at
-    `radius` instead.
-    """
-    fast, top = dual.cast(dtype), radius.to(dtype)
-    names = [name for name in ("alpha", "beta", "sigma", "curve") if getattr(start, name).numel()]
-    if not dual.spans:
-        names = [name for name in names if name != "sigma"]
-    moving = {name: getattr(start, name).to(dtype, copy=True).requires_grad_() for name in names}
-    kept = {name: tensor.detach().clone() for name, tensor in moving.items()}
-    best, at, fixed = torch.full_like(top, -torch.inf), top if value else top * 0.7, start.cast(dtype)
-    steps = steps if names else 0
-    rate = _TIED_RATE if dual.spans else _RATE
-    groups = [{"params": [moving[name]], "lr": _CURVE_RATE if name == "curve" else rate} for name in names]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99)) if names else None
-    for step in range(steps + 1):
-        with torch.enable_grad():
-            bound = fast.bound(replace(fixed, **moving))
-            height, slope = fast.lowest(bound, at)
-            scale = slope.detach().clamp_min(_TINY)
-            loss = (-height / scale).sum()
-        found = height.detach()
-        bent = scale + (scale.square() + 4 * bound.curve.detach() * found).clamp_min(0).sqrt()
-        outlook = (found if value else at + 2 * found / bent.clamp_min(_TINY)).nan_to_num(nan=-torch.inf)
-        better = outlook > best
-        best = torch.where(better, outlook, best)
-        for name, tensor in moving.items():
-            kept[name][better] = tensor.detach()[better]
-        if step == steps or optimizer is None:
-            break
-        at = at if value else torch.minimum(outlook.clamp_min(0), top)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        for group in optimizer.param_groups:
-            group["lr"] *= _DECAY
-        with torch.no_grad():
-            for name in ("alpha", "sigma"):
-                if name in moving:
-                    moving[name].clamp_(0, 1)
-            if "beta" in moving:
-                moving["beta"].clamp_min_(0)
-    chosen = replace(start, **{name: tensor.to(start.alpha.dtype) for name, tensor in kept.items()})
-    sure = dual.bound(chosen)
-    return chosen, dual.lowest(sure, radius)[0] if value else dual.critical(sure, best.to(radius))
-
-
-def refined(dual: Dual, steps: int) -> Dual:
-    """The region with the bounds of its later units taken anew, by multipliers optimised at the region's own radius.
-
-    Units that see one window have a region of their own, in which the ball ties fewer units more closely.
-    """
-    small = dual.region
-    for block in small.blocks[1:]:
-        low, high = small.low.clone(), small.high.clone()
-        for place in sorted(set(small.place[block].tolist())):
-            rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
-            seen, units = small.before(rows)
-            inner = Dual(seen, dual.of(units) if len(rows) == block.stop - block.start else None)
-            reach, count, step = small.ball.radius, 2 * len(rows), max(1, _ENTRIES // max(1, inner.region.units))
-            parts = [torch.arange(first, min(first + step, count)) for first in range(0, count, step)]
-            found = torch.cat([optimised(inner, inner.first(part), reach.expand(len(part)), steps, value=True)[1] for part in parts])
-            low[rows] = torch.maximum(low[rows], found[: len(rows)])
-            high[rows] = torch.minimum(high[rows], -found[len(rows) :])
-        small = replace(small, low=low, high=torch.maximum(low, high))
-    return Dual(small, dual.spans)

@@ -39,7 +39,7 @@ def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, guess: T
         found = evaluate(rows, radius).to(limit)
         low[rows] = torch.maximum(low[rows], torch.minimum(radius, found))
         high[rows] = torch.minimum(high[rows], torch.maximum(radius, found)).clamp_min(low[rows])
-        gap, fits = found.clamp_min(0) - radius, found >= radius
+        gap, fits = found - radius, found >= radius
         for place, known, other, now in ((fits, below, above, 1.0), (~fits, above, below, -1.0)):
             known[0][rows[place]], known[1][rows[place]] = radius[place], gap[place]
             other[1][rows[place & (side[rows] == now)]] /= 2
