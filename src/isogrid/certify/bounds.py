@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
@@ -44,6 +44,13 @@ class Sweep:
         self.low.append(low)
         self.high.append(high)
         self.rounding.append(rounding)
+
+    def take(self, rows: Tensor) -> Sweep:
+        """The bounds of some samples."""
+        low, high = ([value[rows] for value in side] for side in (self.low, self.high))
+        rounding = [None if value is None else value[rows] for value in self.rounding]
+        found = {i: value.take(rows) for i, value in self.lines.items()}
+        return Sweep(graph=self.graph, ball=self.ball.take(rows), low=low, high=high, rounding=rounding, lines=found)
 
     def cut(self, windows: Windows, rows: Tensor, places: Tensor) -> Sweep:
         """What lines need of the windows at (row, place) [N] pairs, one after the other."""
@@ -143,8 +150,8 @@ class Bounder:
         self.spread = spread(self.graph, self.norm)
         self.direct = direct(self.graph)
 
-    def sweep(self, ball: Ball, refine: Refine, slopes: Slopes = "adaptive") -> Sweep:
-        """Bounds of all nodes over `ball`, in the order of the graph, deployed rounding included.
+    def sweep(self, ball: Ball, refine: Refine, slopes: Slopes = "adaptive", known: Sequence[tuple[Tensor, Tensor]] | None = None) -> Sweep:
+        """Bounds of all nodes over `ball`, in the order of the graph, deployed rounding included; `known`: what holds of them already.
 
         Nodes that are affine in the input are bound by their own dual norms, others by intervals, and with `refine` = "lines" those
         inputs of ReLU and tanh that intervals leave undecided by lines taken back to the input.
@@ -169,6 +176,8 @@ class Bounder:
             if i in self.spread:
                 reach = per_row(ball.radius, low) * self.spread[i]
                 low, high = torch.maximum(low, centre[0][i] - reach), torch.minimum(high, centre[1][i] + reach)
+            if known:
+                low, high = torch.maximum(low, known[i][0]), torch.minimum(high, known[i][1])
             found.add(low, high, rounding)
             if i in before and refine == "lines" and not (i in self.spread and ball.free):
                 at = (centre[0][i], centre[1][i]) if i in self.spread else None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isogrid.attacks.driver.problem import margin
 from isogrid.certify.bounds import Sweep, backward, margin_rows
-from isogrid.certify.crown import linear_critical
+from isogrid.certify.crown import Margins
 from isogrid.certify.dual import Bound, Dual, Multipliers
 from isogrid.certify.graph import Graph
 from isogrid.certify.leaf import BEYOND, leaf_bound
@@ -309,7 +309,8 @@ class BranchAndBound(Certifier):
         brought nearer to what it certified, until the rest of the budget is best spent on it.
         """
         rows, most = torch.tensor([row]), float(problem.limit[row])
-        first = largest_radius(lambda _, radius: linear_critical(problem, rows, radius, "lines", "adaptive"), problem.limit[rows], _ROUGH)
+        crown = Margins(problem.take(rows), "lines", "adaptive")
+        first = largest_radius(crown, problem.limit[rows], _ROUGH)
         found.lower = float(first[0])
         top = most if found.lower > _NEAR * most else found.lower * _STRIDES[0]
         while 0 < found.lower < min(found.upper * (1 - self.gap), most) and budget.left > 0:

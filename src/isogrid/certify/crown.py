@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -9,10 +10,57 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from isogrid.certify.bounds import Refine, backward, margin_rows
+from isogrid.certify.bounds import Refine, Sweep, backward, margin_rows
 from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.relaxations import Slopes
-from isogrid.certify.search import largest_radius, require_tolerance
+from isogrid.certify.search import Evaluate, largest_radius, require_tolerance
+
+
+class Margins:
+    """The critical radii of the linear bounds of a batch's margins, the differences of outputs fused into the last layer; see `Evaluate`.
+
+    What holds in a ball holds in a smaller one: a margin that a larger radius has settled is not computed again, and bounds that were made
+    for a radius that proved too large serve the smaller ones, so that fewer units are open there. `stop`: lines end at the intervals of
+    the last nonlinearities.
+    """
+
+    def __init__(self, problem: Problem, refine: Refine, slopes: Slopes, *, stop: bool = False) -> None:
+        self.problem, self.refine, self.slopes, self.stop = problem, refine, slopes, stop
+        self.rows = margin_rows(problem.graph, problem.y)
+        self.found = torch.full(self.rows.shape[:2], math.inf, dtype=torch.float64)
+        self.settled = torch.full_like(self.found, -1.0)  # the largest radius that a margin was found to hold to
+        self.above = torch.full_like(problem.limit, math.inf)  # the smallest radius that was found to be too large
+        self.within: list[tuple[Tensor, Tensor]] = []  # each node's bounds at that radius
+
+    def __call__(self, rows: Tensor, radius: Tensor) -> Tensor:
+        """r* [b] of the samples `rows` for bounds at `radius` [b]."""
+        lines = self.refine == "lines"
+        known = [(low[rows], high[rows]) for low, high in self.within] if lines and bool((radius <= self.above[rows]).all()) else None
+        swept = self.problem.bounder.sweep(self.problem.ball(radius, rows), self.refine, self.slopes, known)
+        open_ = self.settled[rows] < radius[:, None]
+        order, counts = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True), open_.sum(1)
+        for count in sorted(set(counts.tolist()) - {0}):
+            some = torch.nonzero(counts == count).squeeze(1)
+            which = order[some, :count]
+            part = swept if len(some) == len(rows) else swept.take(some)
+            start = {len(self.problem.graph.nodes) - 1: self.rows[rows[some][:, None], which]}
+            critical = backward(part, start, part.stop if self.stop else part.relax).critical(part.ball)
+            at, reach = (rows[some][:, None], which), radius[some, None].expand_as(critical)
+            self.found[at] = critical
+            self.settled[at] = torch.where(critical >= reach, reach, -1.0)
+        least = self.found[rows].amin(1)
+        if lines:
+            self._keep(rows[least < radius], swept, least < radius, radius)
+        return least
+
+    def _keep(self, rows: Tensor, swept: Sweep, failed: Tensor, radius: Tensor) -> None:
+        """The bounds of samples whose radius was too large."""
+        if not self.within:
+            shapes = [(len(self.above), *low.shape[1:]) for low in swept.low]
+            self.within = [(swept.low[0].new_full(shape, -math.inf), swept.low[0].new_full(shape, math.inf)) for shape in shapes]
+        for (low, high), new_low, new_high in zip(self.within, swept.low, swept.high, strict=True):
+            low[rows], high[rows] = new_low[failed], new_high[failed]
+        self.above[rows] = radius[failed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +74,15 @@ class Bounded(Certifier):
         require_tolerance(self.tolerance)
 
     @abstractmethod
-    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
-        """r* [b] of the samples `rows` for bounds at `radius` [b]."""
+    def evaluation(self, problem: Problem) -> Evaluate:
+        """r* of a batch's samples for bounds at given radii."""
 
     @final
     def search(self, problem: Problem) -> Found:
+        evaluate = self.evaluation(problem)
         if problem.decide:
-            critical = self.critical(problem, torch.arange(len(problem.y)), problem.limit)
-            return Found(radius=torch.minimum(critical, problem.limit))
-        return Found(radius=largest_radius(lambda rows, radius: self.critical(problem, rows, radius), problem.limit, self.tolerance))
-
-
-def linear_critical(problem: Problem, rows: Tensor, radius: Tensor, refine: Refine, slopes: Slopes, *, stop: bool = False) -> Tensor:
-    """The smallest critical radius [b] of the linear bounds on all margins, the differences of outputs fused into the last layer.
-
-    `stop`: they end at the intervals of the last nonlinearities.
-    """
-    ball = problem.ball(radius, rows)
-    found = problem.bounder.sweep(ball, refine, slopes)
-    form = backward(found, {len(problem.graph.nodes) - 1: margin_rows(problem.graph, problem.y[rows])}, found.stop if stop else found.relax)
-    return form.critical(ball).amin(1)
+            return Found(radius=torch.minimum(evaluate(torch.arange(len(problem.y)), problem.limit), problem.limit))
+        return Found(radius=largest_radius(evaluate, problem.limit, self.tolerance))
 
 
 @final
@@ -58,8 +95,8 @@ class IBP(Bounded):
 
     name: ClassVar[str] = "ibp"
 
-    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
-        return linear_critical(problem, rows, radius, "intervals", "adaptive", stop=True)
+    def evaluation(self, problem: Problem) -> Evaluate:
+        return Margins(problem, "intervals", "adaptive", stop=True)
 
 
 @final
@@ -69,8 +106,8 @@ class CROWNIBP(Bounded):
 
     name: ClassVar[str] = "crown-ibp"
 
-    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
-        return linear_critical(problem, rows, radius, "intervals", "adaptive")
+    def evaluation(self, problem: Problem) -> Evaluate:
+        return Margins(problem, "intervals", "adaptive")
 
 
 @final
@@ -80,8 +117,8 @@ class CROWN(Bounded):
 
     name: ClassVar[str] = "crown"
 
-    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
-        return linear_critical(problem, rows, radius, "lines", "adaptive")
+    def evaluation(self, problem: Problem) -> Evaluate:
+        return Margins(problem, "lines", "adaptive")
 
 
 @final
@@ -91,5 +128,5 @@ class FastLin(Bounded):
 
     name: ClassVar[str] = "fast-lin"
 
-    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
-        return linear_critical(problem, rows, radius, "lines", "parallel")
+    def evaluation(self, problem: Problem) -> Evaluate:
+        return Margins(problem, "lines", "parallel")

@@ -14,6 +14,7 @@ from isogrid.certify.crown import Bounded
 from isogrid.certify.graph import Graph
 from isogrid.certify.method import Problem
 from isogrid.certify.operations import Relu
+from isogrid.certify.search import Evaluate
 from isogrid.core.norms import Norm
 from isogrid.theory.lipschitz import SLACK
 
@@ -142,8 +143,10 @@ class FastLip(Bounded):
 
     name: ClassVar[str] = "fast-lip"
 
-    def critical(self, problem: Problem, rows: Tensor, radius: Tensor) -> Tensor:
-        found = problem.bounder.sweep(problem.ball(radius, rows), "lines")
-        y = problem.y[rows]
-        gradients = margin_gradients(found, y)
-        return reached(found.ball, gaps(found, y, gradients.error), gradients)
+    def evaluation(self, problem: Problem) -> Evaluate:
+        def critical(rows: Tensor, radius: Tensor) -> Tensor:
+            found, y = problem.bounder.sweep(problem.ball(radius, rows), "lines"), problem.y[rows]
+            gradients = margin_gradients(found, y)
+            return reached(found.ball, gaps(found, y, gradients.error), gradients)
+
+        return critical

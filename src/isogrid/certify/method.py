@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal, final
 
 import torch
@@ -60,6 +60,10 @@ class Problem:
     def graph(self) -> Graph:
         """The network."""
         return self.bounder.graph
+
+    def take(self, rows: Tensor) -> Problem:
+        """Those samples alone."""
+        return replace(self, x=self.x[rows], y=self.y[rows], limit=self.limit[rows], known=self.known[rows])
 
     def ball(self, radius: Tensor, rows: Tensor | slice = slice(None)) -> Ball:
         """The inputs within `radius` [b] of the samples `rows`."""
