@@ -35,7 +35,7 @@ NETWORKS: dict[str, Config | None] = {"dense": None, "sparse": None, "sparse-sta
 TITLES = {"dense": "dense", "sparse": "97 % sparse, no stability loss (control)", "sparse-stable": "97 % sparse, stability loss"}
 PUBLISHED = {"dense": (81.2, 1.5), "sparse": (75.3, 39.0), "sparse-stable": (74.9, 41.5)}
 """Attacked and verified accuracy in the paper."""
-PROOFS = ("crown-ibp", "alpha-crown", "branch-and-bound")
+PROOFS = ("crown-ibp", "crown", "alpha-crown", "branch-and-bound")
 ATTACKS = tuple({"name": "apgd-t", "eps": EPS, "steps": 50, "targets": 9, "backward": backward} for backward in ("exact", "leaky"))
 
 

@@ -12,8 +12,9 @@ from isogrid.certify import read_graph
 from isogrid.certify.ball import Ball
 from isogrid.certify.bounds import Bounder, backward, margin_rows
 from isogrid.certify.dual import Dual
-from isogrid.certify.optimise import Ascent, optimised, refined
+from isogrid.certify.optimise import Ascent, optimised, refined, side_by_side
 from isogrid.certify.region import region
+from isogrid.certify.stack import stacked
 from isogrid.core.norms import norm as norm_of
 from isogrid.core.random import generator
 
@@ -140,19 +141,20 @@ def test_gradients_are_those_of_the_bound(name, norm, domain, split):
         }
         wild = replace(start, phase=torch.where(dual.region.curved, start.phase, phase), **moving)
         at = ball.radius[row] * (0.2 + torch.rand(len(phase), generator=stream, dtype=torch.float64))
-        mine = Ascent(dual, wild).slope(wild, at)
+        everything = {name: getattr(wild, name)[None] for name in ("alpha", "sigma", "beta", "curve")}
+        mine = Ascent(stacked([dual], [wild], torch.float64)).slope(everything, at[None])
         watched = {name: tensor.clone().requires_grad_() for name, tensor in moving.items()}
         bound = dual.bound(replace(wild, **watched))
         height, loss = dual.lowest(bound, at)
-        assert torch.allclose(mine.height, height, atol=1e-9)
-        assert torch.allclose(mine.loss, loss, atol=1e-9)
-        assert torch.allclose(mine.curve, bound.curve)
+        assert torch.allclose(mine.height[0], height, atol=1e-9)
+        assert torch.allclose(mine.loss[0], loss, atol=1e-9)
+        assert torch.allclose(mine.curve[0], bound.curve)
         if not names:
             continue
         expected = torch.autograd.grad(height.sum(), list(watched.values()), allow_unused=True)
         for name, gradient in zip(names, expected, strict=True):
             if gradient is not None and name in mine.by:
-                assert torch.allclose(mine.by[name], gradient, atol=1e-8), name
+                assert torch.allclose(mine.by[name][0], gradient, atol=1e-8), name
 
 
 @pytest.mark.parametrize("domain", ["box", "free"])
@@ -227,3 +229,24 @@ def test_what_units_depend_on_gives_their_bounds(norm):
             expected, found = outer.lowest(outer.bound(many), radius)[0], inner.lowest(inner.bound(few), radius)[0]
             assert len(units) < small.units
             assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_regions_side_by_side_are_as_good_as_alone(norm):
+    """Windows of unequal sizes, padded to one shape: the same multipliers come out as for each alone."""
+    dual = strided(norm)
+    small, alone, duals = dual.region, [], []
+    block = small.blocks[1]
+    for place in small.place[block].unique():
+        rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
+        duals.append(Dual(small.before(rows)[0]))
+    starts = [one.first(torch.arange(len(one.region.C))) for one in duals]
+    radii = [small.ball.radius.expand(len(start.target)) for start in starts]
+    alone = [optimised(*each, 8, value=True, dtype=torch.float64) for each in zip(duals, starts, radii, strict=True)]
+    together = side_by_side(duals, starts, radii, 8, value=True, dtype=torch.float64)
+    assert len({one.region.units for one in duals}) > 1
+    assert len({len(start.target) for start in starts}) > 1
+    for (one, lower), (other, same) in zip(alone, together, strict=True):
+        assert torch.allclose(lower, same, atol=1e-9)
+        assert torch.allclose(one.alpha, other.alpha, atol=1e-6)
+        assert torch.allclose(one.curve, other.curve, atol=1e-6)

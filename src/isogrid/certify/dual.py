@@ -49,10 +49,6 @@ class Multipliers:
         """Both, one after the other."""
         return replace(self, **{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
 
-    def cast(self, dtype: torch.dtype) -> Multipliers:
-        """The multipliers in another type."""
-        return replace(self, **{name: getattr(self, name).to(dtype) for name in ("alpha", "sigma", "beta", "curve")})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bound:
@@ -81,16 +77,6 @@ class Dual:
         self.flat = lines(Tanh(), low, high) if bool(curved.any()) else None
         self.plus = low.clamp_min(0), high.clamp_min(0)
         self.minus = low.clamp_max(0), high.clamp_max(0)
-
-    def cast(self, dtype: torch.dtype) -> Dual:
-        """The same bounds in another type, for a search."""
-        other = Dual.__new__(Dual)
-        other.region, other.centre = self.region.cast(dtype), self.centre.to(dtype)
-        other.spans = [(w.to(dtype), ell.to(dtype), delta.to(dtype)) for w, ell, delta in self.spans]
-        other.chord, other.steep, other.flat = self.chord.to(dtype), self.steep.to(dtype), self.flat
-        other.plus = self.plus[0].to(dtype), self.plus[1].to(dtype)
-        other.minus = self.minus[0].to(dtype), self.minus[1].to(dtype)
-        return other
 
     def of(self, units: Tensor) -> Spans:
         """What the ball allows some of the units, of blocks of which one is left."""
@@ -161,13 +147,9 @@ class Dual:
         free = c.clamp_min(0) * m.alpha[:, block] + c.clamp_max(0) * m.sigma[:, block]
         found = torch.where(phase == 0, free, torch.where(phase > 0, c - beta, beta))
         if self.flat is not None and bool(self.region.curved[block].any()):
-            found = torch.where(self.region.curved[block], self.tilt(block, c) * c, found)
+            tilt = torch.where(c > 0, self.flat.below[block].to(c), self.flat.above[block].to(c))
+            found = torch.where(self.region.curved[block], tilt * c, found)
         return found
-
-    def tilt(self, block: slice, c: Tensor) -> Tensor:
-        """g / c [N, u] of a block's tanh units: the slope of the line below, or above where c < 0."""
-        assert self.flat is not None
-        return torch.where(c > 0, self.flat.below[block].to(c), self.flat.above[block].to(c))
 
     def offset(self, phase: Tensor, block: slice, c: Tensor, g: Tensor) -> Tensor:
         """min over z of c f(z) - g z [N, u]: of a ReLU at an end or at 0, of tanh also where its slope is g / c."""
@@ -179,17 +161,8 @@ class Dual:
 
     def tanh_offset(self, block: slice, c: Tensor, g: Tensor) -> Tensor:
         """min over z in [low, high] of c tanh(z) - g z."""
-        z = self.tanh_point(block, c, g)
+        z = tanh_point(self.region.low[block], self.region.high[block], c, g)
         return c * z.tanh() - g * z
-
-    @torch.no_grad()
-    def tanh_point(self, block: slice, c: Tensor, g: Tensor) -> Tensor:
-        """Where it is: at an end, or where tanh's slope is g / c."""
-        low, high = self.region.low[block], self.region.high[block]
-        ratio = torch.where(c == 0, 0.0, g / torch.where(c == 0, 1.0, c))
-        turn = torch.atanh((1 - ratio).clamp(0, 1 - 4 * torch.finfo(c.dtype).eps).sqrt())
-        points = torch.stack([low.expand_as(c), high.expand_as(c), turn.clamp(low, high), (-turn).clamp(low, high)])
-        return points.gather(0, (c * points.tanh() - g * points).argmin(0, keepdim=True))[0]
 
     def curved_offset(self, phase: Tensor, block: slice, c: Tensor, g: Tensor, weight: Tensor) -> Tensor:
         """min over z of c relu(z) - g z + weight / 2 (z - zhat)^2 [N, u]: a parabola on each side of 0."""
@@ -216,3 +189,12 @@ class Dual:
         drop, slope = (v[0] for v in ball.drop(bound.A[None], radius[None]))
         value = bound.constant + ball.centre(bound.A[None])[0] - drop - bound.slant * radius - bound.curve * radius.square()
         return value, slope + bound.slant + 2 * bound.curve * radius
+
+
+@torch.no_grad()
+def tanh_point(low: Tensor, high: Tensor, c: Tensor, g: Tensor) -> Tensor:
+    """Where c tanh(z) - g z is least over low <= z <= high: at an end, or where tanh's slope is g / c."""
+    ratio = torch.where(c == 0, 0.0, g / torch.where(c == 0, 1.0, c))
+    turn = torch.atanh((1 - ratio).clamp(0, 1 - 4 * torch.finfo(c.dtype).eps).sqrt())
+    points = torch.stack([low.expand_as(c), high.expand_as(c), turn.clamp(low, high), (-turn).clamp(low, high)])
+    return points.gather(0, (c * points.tanh() - g * points).argmin(0, keepdim=True))[0]

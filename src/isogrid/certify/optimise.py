@@ -10,25 +10,33 @@ where s_j = dg_j / dc_j is the unit's slope: one pass from the first block to th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from isogrid.certify.ball import above
-from isogrid.certify.dual import Dual, Multipliers
+from isogrid.certify.dual import Dual, Multipliers, tanh_point
+from isogrid.certify.region import Region
+from isogrid.certify.stack import Stack, stacked
+
+Moving = dict[str, Tensor]
+"""The multipliers by name: alpha, sigma, beta [W, N, U], curve [W, N, blocks]."""
 
 _RATE, _TIED_RATE, _CURVE_RATE = 0.4, 0.1, 0.6  # of Adam: of slopes; where a ball ties them; of the logarithm of its weight
 _LAST: Final = 0.1  # the share of the rates at the last step
 _BETAS: Final = (0.5, 0.9)  # a bound has kinks everywhere: longer memories overshoot
 _TINY: Final = 1e-30
 _ENTRIES: Final = 2**19  # rows are bound in parts of this many multipliers
+_READS: Final = 2**22  # what units of regions side by side read of each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slope:
-    """Of N bounds at their radii: the value, what it loses per radius, its part that is quadratic in it [N]; gradients by name."""
+    """Of bounds at their radii: the value, what it loses per radius, its part that is quadratic in it [W, N]; gradients by name."""
 
     height: Tensor
     loss: Tensor
@@ -38,7 +46,7 @@ class Slope:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Block:
-    """What a block leaves for the way forward [N, u]: parts of c of one sign, g's own slope dg / dc, g, and where the offset is reached."""
+    """What a block leaves for the way forward [W, N, u]: c's parts by sign, g's slope dg / dc, g, and where the offset is reached."""
 
     plus: Tensor
     minus: Tensor
@@ -50,65 +58,62 @@ class _Block:
 
 
 class Ascent:
-    """Bounds of the phases and targets of `fixed` over a dual's region, all in the type of the search."""
+    """The bounds of a stack of regions, and the way up from them."""
 
-    def __init__(self, dual: Dual, fixed: Multipliers) -> None:
-        self.dual, self.region = dual, dual.region
-        self.C, self.Q = dual.region.C[fixed.target], dual.region.Q[fixed.target]
-        self.c = (dual.region.c - dual.region.slack)[fixed.target]
-        held = fixed.phase != 0
-        self.active = (fixed.phase > 0).to(self.c) if bool(held.any()) else None
-        self.passive = (fixed.phase < 0).to(self.c)
-        self.barred = torch.where(fixed.phase < 0, torch.inf, 0.0).to(self.c), torch.where(fixed.phase > 0, torch.inf, 0.0).to(self.c)
-        self.reads = [bool((dual.region.P[block] != 0).any()) for block in dual.region.blocks]
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.active = above(stack.phase, stack.phase.new_zeros(())) if bool((stack.phase != 0).any()) else None
+        self.passive = (-stack.phase).clamp_min(0)
+        self.barred = torch.where(stack.phase < 0, torch.inf, 0.0), torch.where(stack.phase > 0, torch.inf, 0.0)
+        self.reads = [bool((stack.P[:, block] != 0).any()) for block in stack.blocks]
+        self.bends = [bool(stack.curved[..., block].any()) for block in stack.blocks]
 
-    def slope(self, m: Multipliers, at: Tensor) -> Slope:
-        """The bounds at radii `at` [N] and their gradients by the multipliers, which share this object's phases and targets."""
-        region, spans = self.region, self.dual.spans if m.curve.shape[1] else []
-        A, coef, constant = self.C, self.Q, self.c.clone()
-        slant, curve, weights = torch.zeros_like(constant), torch.zeros_like(constant), m.curve.exp()
+    def slope(self, m: Moving, at: Tensor) -> Slope:
+        """The bounds at radii `at` [W, N] and their gradients by the multipliers."""
+        stack = self.stack
+        A, coef, constant = stack.C, stack.Q, stack.c.clone()
+        slant, curve, weights = torch.zeros_like(constant), torch.zeros_like(constant), m["curve"].exp()
         blocks: list[_Block] = []
-        for k in reversed(range(len(region.blocks))):
-            block = region.blocks[k]
-            c = coef[:, block]
+        for k in reversed(range(len(stack.blocks))):
+            block = stack.blocks[k]
             weight = None
-            if spans:
-                w, ell, delta = spans[k]
-                weight = weights[:, k, None] * w
-                slant, curve = slant + weights[:, k] * ell * delta, curve + weights[:, k] * ell.square() / 2
-                constant -= weights[:, k] * delta.square() / 2
-            made, offset = self.block(m, block, c, weight)
-            constant += offset.sum(1) + made.g @ region.p[block] - made.g.abs() @ region.drift[block]
+            if stack.spans is not None:
+                w, ell, delta = stack.spans[0][..., block], stack.spans[1][:, k, None], stack.spans[2][:, k, None]
+                mine = weights[..., k]
+                weight = mine[..., None] * w
+                slant, curve, constant = slant + mine * ell * delta, curve + mine * ell.square() / 2, constant - mine * delta.square() / 2
+            made, offset = self.block(m, k, coef[..., block], weight)
+            constant = constant + (offset + made.g * stack.p[..., block] - made.g.abs() * stack.drift[..., block]).sum(-1)
             if self.reads[k]:
-                A = torch.addmm(A, made.g, region.P[block])
+                A = torch.baddbmm(A, made.g, stack.P[:, block])
             if block.start:
-                coef = torch.addmm(coef[:, : block.start], made.g, region.T[block, : block.start])
+                coef = torch.baddbmm(coef[..., : block.start], made.g, stack.T[:, block, : block.start])
             blocks.append(made)
-        drop, steep, x = (v[0] for v in region.ball.least(A[None], at[None]))
-        height = constant + region.ball.centre(A[None])[0] - drop - slant * at - curve * at.square()
-        return Slope(height=height, loss=steep + slant + 2 * curve * at, curve=curve, by=self.forward(m, blocks[::-1], x, at, weights))
+        drop, steep, x = stack.ball.least(A, at)
+        height = constant + stack.ball.centre(A) - drop - slant * at - curve * at.square()
+        return Slope(height=height, loss=steep + slant + 2 * curve * at, curve=curve, by=self.forward(blocks[::-1], x, at, weights))
 
-    def block(self, m: Multipliers, block: slice, c: Tensor, weight: Tensor | None) -> tuple[_Block, Tensor]:
-        """(what the way forward needs, min over z of c f(z) - g z + weight / 2 (z - zhat)^2 [N, u]) of a block's units."""
-        plus, minus, beta = c.clamp_min(0), c.clamp_max(0), m.beta[:, block]
-        alpha, sigma = m.alpha[:, block], m.sigma[:, block]
-        s = sigma + above(c, c.new_zeros(())) * (alpha - sigma)
+    def block(self, m: Moving, k: int, c: Tensor, weight: Tensor | None) -> tuple[_Block, Tensor]:
+        """(what the way forward needs, min over z of c f(z) - g z + weight / 2 (z - zhat)^2 [W, N, u]) of a block's units."""
+        stack, block, nothing = self.stack, self.stack.blocks[k], c.new_zeros(())
+        plus, minus = c.clamp_min(0), c.clamp_max(0)
+        alpha, sigma, curved = m["alpha"][..., block], m["sigma"][..., block], stack.curved[..., block]
+        s = sigma + above(c, nothing) * (alpha - sigma)
         if self.active is not None:
-            active, passive = self.active[:, block], self.passive[:, block]
+            active, passive = self.active[..., block], self.passive[..., block]
             free = 1 - active - passive
             plus, minus, s = plus * free, minus * free, s * free + active
-            g = s * c + beta * (passive - active)
+            g = s * c + m["beta"][..., block] * (passive - active)
         else:
             g = s * c
-        curved = self.dual.flat is not None and bool(self.region.curved[block].any())
-        if curved:
-            plus, minus = (part.masked_fill(self.region.curved[block], 0.0) for part in (plus, minus))
-            s = torch.where(self.region.curved[block], self.dual.tilt(block, c), s)
-            g = torch.where(self.region.curved[block], s * c, g)
-        (a, b), (d, e) = ((side[0][block], side[1][block]) for side in (self.dual.plus, self.dual.minus))
-        centre, rest = self.dual.centre[block], c - g
-        if weight is None:
-            nothing = c.new_zeros(())  # of equal ends the one nearer to 0: there slopes meet their limits, and the other points beyond them
+        if self.bends[k]:
+            assert stack.tilts is not None
+            plus, minus = (part.masked_fill(curved, 0.0) for part in (plus, minus))
+            s = torch.where(curved, torch.where(c > 0, stack.tilts[0][..., block], stack.tilts[1][..., block]), s)
+            g = torch.where(curved, s * c, g)
+        (a, b), (d, e) = ((side[0][..., block], side[1][..., block]) for side in (stack.plus, stack.minus))
+        centre, rest = stack.centre[..., block], c - g
+        if weight is None:  # of equal ends the one nearer to 0: there slopes meet their limits, and the other end points beyond them
             up, down = a + above(nothing, rest) * (b - a), e + above(nothing, g) * (d - e)
             positive, negative, bends = rest * up, -g * down, None
         else:
@@ -117,41 +122,41 @@ class Ascent:
             bends = (up - centre).square(), (down - centre).square()
             positive, negative = rest * up + weight / 2 * bends[0], weight / 2 * bends[1] - g * down
         if self.active is not None:
-            positive, negative = positive + self.barred[0][:, block], negative + self.barred[1][:, block]
+            positive, negative = positive + self.barred[0][..., block], negative + self.barred[1][..., block]
         below = above(positive, negative)
         z, h = up + below * (down - up), up - below * up
         bend = None if bends is None else bends[0] + below * (bends[1] - bends[0])
         offset = torch.minimum(positive, negative)
-        if curved:
-            point = self.dual.tanh_point(block, c, g)
-            z, h = torch.where(self.region.curved[block], point, z), torch.where(self.region.curved[block], point.tanh(), h)
-            bend = None if bend is None else torch.where(self.region.curved[block], 0.0, bend)
-            offset = torch.where(self.region.curved[block], c * h - g * z, offset)
+        if self.bends[k]:
+            point = tanh_point(a + d, b + e, c, g)
+            z, h = torch.where(curved, point, z), torch.where(curved, point.tanh(), h)
+            bend = None if bend is None else bend.masked_fill(curved, 0.0)
+            offset = torch.where(curved, c * h - g * z, offset)
         return _Block(plus=plus, minus=minus, s=s, g=g, z=z, h=h, bend=bend), offset
 
-    def forward(self, m: Multipliers, blocks: list[_Block], x: Tensor, at: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """The gradients, from the first block to the last, where the bounds are reached at x [N, n]."""
-        region, parts, bends = self.region, [], []
+    def forward(self, blocks: list[_Block], x: Tensor, at: Tensor, weights: Tensor) -> Moving:
+        """The gradients, from the first block to the last, where the bounds are reached at x [W, N, n]."""
+        stack, parts, bends = self.stack, [], []
         if not blocks:
             return {}
-        moved = x.new_zeros(len(x), 0)  # dc of the blocks so far
-        for k, (block, made) in enumerate(zip(region.blocks, blocks, strict=True)):
-            dg = region.p[block] - made.z - made.g.sign() * region.drift[block]
+        moved = x[..., :0]  # dc of the blocks so far
+        for k, (block, made) in enumerate(zip(stack.blocks, blocks, strict=True)):
+            dg = stack.p[..., block] - made.z - made.g.sign() * stack.drift[..., block]
             if self.reads[k]:
-                dg = torch.addmm(dg, x, region.P[block].T)
+                dg = torch.baddbmm(dg, x, stack.P[:, block].mT)
             if block.start:
-                dg = torch.addmm(dg, moved, region.T[block, : block.start].T)
-            moved = torch.cat([moved, torch.addcmul(made.h, made.s, dg)], 1)
+                dg = torch.baddbmm(dg, moved, stack.T[:, block, : block.start].mT)
+            moved = torch.cat([moved, torch.addcmul(made.h, made.s, dg)], 2)
             parts.append((dg * made.plus, dg * made.minus, dg))
-            if made.bend is not None:
-                w, ell, delta = self.dual.spans[k]
-                bends.append(weights[:, k] * ((made.bend @ w) - (ell * at + delta).square()) / 2)
-        alpha, sigma, dg = (torch.cat(v, 1) for v in zip(*parts, strict=True))
+            if made.bend is not None and stack.spans is not None:
+                w, ell, delta = stack.spans[0][..., block], stack.spans[1][:, k, None], stack.spans[2][:, k, None]
+                bends.append(weights[..., k] * ((made.bend * w).sum(-1) - (ell * at + delta).square()) / 2)
+        alpha, sigma, dg = (torch.cat(v, 2) for v in zip(*parts, strict=True))
         found = {"alpha": alpha, "sigma": sigma}
         if self.active is not None:
             found["beta"] = dg * (self.passive - self.active)
         if bends:
-            found["curve"] = torch.stack(bends, 1)
+            found["curve"] = torch.stack(bends, 2)
         return found
 
 
@@ -163,14 +168,44 @@ def optimised(
     What counts is the bound of the best multipliers seen, evaluated in float64. `value`: what is sought and given is the lowest value at
     `radius` instead.
     """
-    moving, top = start.cast(dtype), radius.to(dtype)
-    names = ["alpha", *(["sigma", "curve"] if dual.spans else []), *(["beta"] if bool((start.phase != 0).any()) else [])]
-    names = [name for name in names if getattr(start, name).numel()]
-    kept = {name: getattr(moving, name).clone() for name in names}
+    return side_by_side([dual], [start], [radius], steps, value=value, dtype=dtype)[0]
+
+
+def side_by_side(
+    duals: Sequence[Dual],
+    starts: Sequence[Multipliers],
+    radii: Sequence[Tensor],
+    steps: int,
+    *,
+    value: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> list[tuple[Multipliers, Tensor]]:
+    """`optimised` of regions that have as many blocks."""
+    stack = stacked(duals, starts, dtype)
+    moving = {name: stack.of([getattr(start, name) for start in starts]) for name in ("alpha", "sigma", "beta")}
+    curves, most = [start.curve for start in starts], stack.c.shape[1]
+    moving["curve"] = torch.stack([pad(curve, (0, 0, 0, most - len(curve))) for curve in curves]).to(dtype)
+    top = torch.stack([pad(radius, (0, most - len(radius))) for radius in radii]).to(dtype)
+    moving, best = _climbed(Ascent(stack), {name: tensor.clone() for name, tensor in moving.items()}, top, steps, value=value)
+    found = []
+    for w, (dual, start, radius, place) in enumerate(zip(duals, starts, radii, stack.places, strict=True)):
+        n, like = len(start.target), start.alpha.dtype
+        units = {name: moving[name][w, :n, place].to(like) for name in ("alpha", "sigma", "beta")}
+        chosen = replace(start, curve=moving["curve"][w, :n].to(like), **units)
+        sure = dual.bound(chosen)
+        found.append((chosen, dual.lowest(sure, radius)[0] if value else dual.critical(sure, best[w, :n].to(radius))))
+    return found
+
+
+def _climbed(ascent: Ascent, moving: Moving, top: Tensor, steps: int, *, value: bool) -> tuple[Moving, Tensor]:
+    """(the best multipliers seen, what they promise [W, N]) after `steps` of Adam; see `optimised`."""
+    tied = ascent.stack.spans is not None
+    names = ["alpha", *(["sigma", "curve"] if tied else []), *(["beta"] if ascent.active is not None else [])]
+    names = [name for name in names if moving[name].numel()]
+    kept = {name: moving[name].clone() for name in names}
     best, at = torch.full_like(top, -torch.inf), top if value else top * 0.7
-    ascent = Ascent(dual.cast(dtype), moving)
-    rate = _TIED_RATE if dual.spans else _RATE
-    groups = [{"params": [getattr(moving, name)], "lr": _CURVE_RATE if name == "curve" else rate} for name in names]
+    rates = {"curve": _CURVE_RATE, "alpha": _TIED_RATE if tied else _RATE, "sigma": _TIED_RATE, "beta": _TIED_RATE if tied else _RATE}
+    groups = [{"params": [moving[name]], "lr": rates[name]} for name in names]
     optimizer = torch.optim.Adam(groups, betas=_BETAS, fused=True) if names else None
     for step in range(steps + 1):
         found = ascent.slope(moving, at)
@@ -180,41 +215,74 @@ def optimised(
         better = outlook > best
         best = torch.where(better, outlook, best)
         for name, tensor in kept.items():
-            tensor[better] = getattr(moving, name)[better]
+            tensor[better] = moving[name][better]
         if step == steps or optimizer is None:
             break
         at = at if value else torch.minimum(outlook.clamp_min(0), top)
         for name in names:
-            getattr(moving, name).grad = -found.by[name] / scale[:, None]
+            moving[name].grad = -found.by[name] / scale[..., None]
         optimizer.step()
         for group in optimizer.param_groups:
             group["lr"] *= _LAST ** (1 / steps)
         for name in names:
             if name in {"alpha", "sigma"}:
-                getattr(moving, name).clamp_(0, 1)
+                moving[name].clamp_(0, 1)
             elif name == "beta":
-                moving.beta.clamp_min_(0)
-    chosen = replace(start, **{name: tensor.to(start.alpha.dtype) for name, tensor in kept.items()})
-    sure = dual.bound(chosen)
-    return chosen, dual.lowest(sure, radius)[0] if value else dual.critical(sure, best.to(radius))
+                moving[name].clamp_min_(0)
+    return moving | kept, best
 
 
 def refined(dual: Dual, steps: int) -> Dual:
     """The region with the bounds of its later units taken anew, by multipliers optimised at the region's own radius.
 
-    Units that see one window have a region of their own, in which the ball ties fewer units more closely.
+    Units that see one window have a region of their own, in which the ball ties fewer units more closely; windows go side by side.
     """
     small = dual.region
     for block in small.blocks[1:]:
         low, high = small.low.clone(), small.high.clone()
-        for place in sorted(set(small.place[block].tolist())):
-            rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
-            seen, units = small.before(rows)
-            inner = Dual(seen, dual.of(units) if len(rows) == block.stop - block.start else None)
-            reach, count, step = small.ball.radius, 2 * len(rows), max(1, _ENTRIES // max(1, inner.region.units))
-            parts = [torch.arange(first, min(first + step, count)) for first in range(0, count, step)]
-            found = torch.cat([optimised(inner, inner.first(part), reach.expand(len(part)), steps, value=True)[1] for part in parts])
-            low[rows] = torch.maximum(low[rows], found[: len(rows)])
-            high[rows] = torch.minimum(high[rows], -found[len(rows) :])
+        for group in _groups(_windows(dual, small, block)):
+            duals, starts = [one.dual for one in group], [one.dual.first(one.targets) for one in group]
+            reach = [small.ball.radius.expand(len(one.targets)) for one in group]
+            for one, (_, found) in zip(group, side_by_side(duals, starts, reach, steps, value=True), strict=True):
+                half = len(one.rows)
+                lowers = one.targets < half
+                below, over = one.rows[one.targets[lowers]], one.rows[one.targets[~lowers] - half]
+                low[below] = torch.maximum(low[below], found[lowers])
+                high[over] = torch.minimum(high[over], -found[~lowers])
         small = replace(small, low=low, high=torch.maximum(low, high))
     return Dual(small, dual.spans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Window:
+    """The units `rows` of a region, what they depend on, and which of them with which sign: `targets` of its margins."""
+
+    dual: Dual
+    rows: Tensor
+    targets: Tensor
+
+
+def _windows(dual: Dual, small: Region, block: slice) -> Iterator[_Window]:
+    """A block's units by place, in parts of at most _ENTRIES multipliers."""
+    for place in sorted(set(small.place[block].tolist())):
+        rows = block.start + torch.nonzero(small.place[block] == place).squeeze(1)
+        seen, units = small.before(rows)
+        inner = Dual(seen, dual.of(units) if len(rows) == block.stop - block.start else None)
+        count, step = 2 * len(rows), max(1, _ENTRIES // max(1, inner.region.units))
+        for first in range(0, count, step):
+            yield _Window(dual=inner, rows=rows, targets=torch.arange(first, min(first + step, count)))
+
+
+def _groups(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
+    """Windows in a row that have as many blocks, so many that they stay within _ENTRIES and _READS once they are padded."""
+    group: list[_Window] = []
+    for one in windows:
+        units, rows = (max(sizes) for sizes in zip(*((len(w.dual.centre), len(w.targets)) for w in [*group, one]), strict=True))
+        alike = not group or len(group[0].dual.region.blocks) == len(one.dual.region.blocks)
+        size = (len(group) + 1) * units
+        if group and not (alike and size * rows <= _ENTRIES and size * units <= _READS):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group

@@ -54,12 +54,6 @@ class Region:
         """U."""
         return len(self.p)
 
-    def cast(self, dtype: torch.dtype) -> Region:
-        """The same in `dtype`, for searches whose results are checked in float64."""
-        ball = replace(self.ball, x=self.ball.x.to(dtype), radius=self.ball.radius.to(dtype))
-        names = ("P", "T", "p", "drift", "low", "high", "C", "Q", "c", "slack")
-        return replace(self, ball=ball, **{name: getattr(self, name).to(dtype) for name in names})
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(z, h) [M, U] at x [M, n], without rounding."""
         z, h = x @ self.P.T + self.p, x.new_zeros(len(x), self.units)
