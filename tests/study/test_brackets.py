@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 
@@ -14,7 +15,7 @@ from isogrid.core.files import read_json
 from isogrid.core.typed import typed
 from isogrid.report import build_report
 from isogrid.report.terminal import print_summary
-from isogrid.study.cells import Certificate, Lipschitz
+from isogrid.study.cells import Certificate, Exact, Lipschitz
 from isogrid.study.planning import plan
 from isogrid.study.results import Summary
 from isogrid.study.run import missing, run_study
@@ -160,3 +161,28 @@ def test_what_is_written_is_read_again(study, summary):
 def test_wrong_settings_are_named(part, field):
     with pytest.raises(InputError, match=field):
         Spec.parse(BARE | part)
+
+
+HALF = """
+from torch import nn
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).bfloat16()
+    def forward(self, x): return self.net(x.bfloat16())
+"""
+
+
+def test_a_network_that_certificates_do_not_read_is_studied_without_them_and_told(tmp_path):
+    (tmp_path / "half.py").write_text(HALF)
+    name = f"{tmp_path}/half.py:Half"
+    asked = {part: value for part, value in SPEC.items() if part != "control"} | {"exact": {"levels": [1]}, "seeds": 1}
+    planned = plan(Spec.parse(asked | {"models": [name, "lenet-300-100"]}))
+    half, readable = planned.networks
+    assert "torch.bfloat16" in half.unproved
+    assert readable.unproved == ""
+    proved = {level.arm.model for level in planned.levels for cell in level.others if isinstance(cell, Certificate | Exact | Lipschitz)}
+    assert proved == {"lenet-300-100"}
+    assert {level.arm.model for level in planned.levels if level.attacks} == {half.spec.title, "lenet-300-100"}
+    run_study(Spec.parse(asked | {"models": [name], "pruning": {"rounds": 1}}), tmp_path / "out", workers=1)
+    assert half.unproved in html.unescape(build_report(tmp_path / "out").read_text(encoding="utf-8"))

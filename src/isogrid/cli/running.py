@@ -55,6 +55,9 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
         source += f", {spec.seeds} seeds, {max(one.rounds for one in spec.prunings)} rounds"
     todo = f"{expected.tasks - expected.finished} of {expected.tasks} tasks to do, about {pretty_seconds(expected.seconds)}"
     console.print(Text.assemble((spec.name, "bold"), f": {source}. {todo} on {count} workers -> {out}"), highlight=False, soft_wrap=True)
+    for network in study.networks:
+        if network.unproved:
+            console.print(f"note: {network.spec.title} has no certificates: {network.unproved}", highlight=False, markup=False)
     started, failed = time.monotonic(), None
     # the report's libraries take a second to load: that happens while the first level trains
     loading = threading.Thread(target=importlib.import_module, args=("isogrid.report",))

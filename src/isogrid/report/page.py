@@ -170,6 +170,7 @@ def facts(study: Tables) -> list[tuple[str, str]]:
         ("Source", joined(list(dict.fromkeys(one.source for one in study.summary.data if one.source)))),
         ("Models", ", ".join(dict.fromkeys(arm.model for arm in study.arms))),
         ("Method", joined(list(dict.fromkeys("levels are given files" if study.given(arm) else arm.pruner for arm in study.arms)))),
+        ("Certificates", joined([f"none of {one.model}: {one.unproved}" for one in study.summary.data if one.unproved])),
         ("Seeds", "" if study.arms and all(map(study.given, study.arms)) else str(study.summary.seeds or "unknown")),
         ("Levels", str(max((len(study.sparsities(arm)) for arm in study.arms), default=0))),
     ]

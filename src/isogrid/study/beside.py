@@ -21,7 +21,7 @@ def beside(spec: Spec, network: Network, train: Train, seed: int, level: int, fo
     common = {"threads": spec.threads, "device": spec.device}
     if not control:
         yield from _explained(spec, network, train, seed, level, common)
-    if not network.linear:  # of affine models the theory has the exact distances
+    if not network.linear and not network.unproved:  # of affine models the theory has the exact distances
         yield from _certificates(spec, train, seed, level, found, control, common)
         if not control:
             yield from _searches(spec, train, seed, level, found, common)
@@ -37,7 +37,7 @@ def _explained(spec: Spec, network: Network, train: Train, seed: int, level: int
         gradients = sum(3 * about("", attack).gradients + 500 for attack in built)
         configs = tuple(attacks.config_of(attack) for attack in built)
         yield Audit(network=train, attacks=configs, samples=spec.audit.samples, gradients=gradients, **common)
-    if (why := spec.lipschitz) is not None and not network.linear and _asked(why.levels, why.seeds, level, seed):
+    if (why := spec.lipschitz) is not None and not network.linear and not network.unproved and _asked(why.levels, why.seeds, level, seed):
         yield _lipschitz(why, train, seed, common)
     for further in spec.cells:
         if _asked(further.levels, further.seeds, level, seed):

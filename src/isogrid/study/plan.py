@@ -32,7 +32,8 @@ FREE = ("name", "tolerance")
 class Network:
     """What all levels of one model have in common. `source`: where the samples came from, in words. `linear`: it is an affine map.
 
-    `weights`: how many can be pruned. `pace`: measured seconds of one gradient of one sample, for forecasts; 0 where not measured.
+    `weights`: how many can be pruned. `unproved`: why nothing can be certified of it; empty where that can be, or is not asked for.
+    `pace`: measured seconds of one gradient of one sample, for forecasts; 0 where not measured.
     """
 
     spec: ModelSpec
@@ -41,6 +42,7 @@ class Network:
     source: str
     linear: bool
     weights: int
+    unproved: str = ""
     pace: float = field(default=0.0, compare=False)
 
 
@@ -109,7 +111,7 @@ class Plan:
             "study": _settings(yaml.safe_load(self.spec.text())),
             "networks": [
                 {"data": place[id(one.data)], "model": asdict(one.model)}
-                | {name: getattr(one, name) for name in ("source", "linear", "weights")}
+                | {name: getattr(one, name) for name in ("source", "linear", "weights", "unproved")}
                 for one in self.networks
             ],
             "cells": [written(cell) for cell in cells],
@@ -184,7 +186,7 @@ def _plan(spec: Spec, value: dict[str, Any]) -> Plan:
             spec=model,
             data=cells[one["data"]],
             model=Architecture(**one["model"]),
-            **{name: one[name] for name in ("source", "linear", "weights")},
+            **{name: one[name] for name in ("source", "linear", "weights", "unproved")},
         )
         for model, one in zip(spec.models, value["networks"], strict=True)
     ]

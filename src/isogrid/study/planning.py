@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from isogrid import attacks, models
 from isogrid.attacks.driver.base import as_classifier, check_samples
 from isogrid.certify import read_graph
-from isogrid.core.errors import InputError, IsogridError
+from isogrid.core.errors import InputError, IsogridError, ModelError
 from isogrid.core.registry import sources_of
 from isogrid.data import Split
 from isogrid.sparsity import prunable
@@ -80,8 +81,6 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
                 rehearse(network, split, training, pruner, given=model.weights is not None)
     if spec.blackbox is not None:
         _check_substitute(spec.blackbox, split)
-    if architecture.source and (spec.certify is not None or spec.searches or spec.lipschitz is not None):
-        read_graph(network, split.test.x[:8])  # those that isogrid ships can be read
     return Network(
         spec=model,
         data=data,
@@ -89,8 +88,22 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
         source=split.source,
         linear=len(prunable(network)) == 1 and linear_weights(network, split.test.shape) is not None,
         weights=sum(weight.numel() for weight in prunable(network).values()),
+        unproved=_unproved(spec, network, split) if architecture.source else "",  # those that isogrid ships can be read
         pace=_pace(network, split.train.x),
     )
+
+
+def _unproved(spec: Spec, network: torch.nn.Module, split: Split) -> str:
+    """Why certificates do not read the network, empty where they do or nothing asks for them: its attacks can be run all the same."""
+    if spec.certify is None and not spec.searches and spec.lipschitz is None:
+        return ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of while it exports is in the error, too
+            read_graph(network, split.test.x[:8])
+    except ModelError as error:
+        return str(error).removeprefix("model: ").split(": accepted:")[0]
+    return ""
 
 
 def _check_substitute(spec: BlackBoxSpec, split: Split) -> None:

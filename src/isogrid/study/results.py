@@ -232,7 +232,10 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The samples of one model: how many, of how many classes, and where they came from, in words."""
+    """The samples of one model: how many, of how many classes, and where they came from, in words.
+
+    `unproved`: why nothing can be certified of the model; empty where that can be, or is not asked for.
+    """
 
     model: str = ""
     name: str = "unknown"
@@ -240,6 +243,7 @@ class Source:
     test: int | None = None
     classes: int | None = None
     source: str = ""
+    unproved: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

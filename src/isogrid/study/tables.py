@@ -126,7 +126,7 @@ def _summary(
 
 def _source(network: Network, store: Store) -> Source:
     counts = {name: store.read(network.data.key).metrics[name] for name in ("train", "test", "classes")}
-    return Source(model=network.spec.title, name=network.data.title, source=network.source, **counts)
+    return Source(model=network.spec.title, name=network.data.title, source=network.source, unproved=network.unproved, **counts)
 
 
 def _attacks(levels: Sequence[Finished]) -> Iterator[Used]:
