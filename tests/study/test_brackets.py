@@ -186,3 +186,21 @@ def test_a_network_that_certificates_do_not_read_is_studied_without_them_and_tol
     assert {level.arm.model for level in planned.levels if level.attacks} == {half.spec.title, "lenet-300-100"}
     run_study(Spec.parse(asked | {"models": [name], "pruning": {"rounds": 1}}), tmp_path / "out", workers=1)
     assert half.unproved in html.unescape(build_report(tmp_path / "out").read_text(encoding="utf-8"))
+
+
+PARAMETRISED = """
+from torch import nn
+def normed(): return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 32)), nn.ReLU(), nn.Linear(32, 10))
+"""
+
+
+def test_masks_of_the_dense_network_are_of_the_weights_as_they_work(tmp_path):
+    """Under weight_norm the parameter is another tensor than the weight that the network computes with."""
+    (tmp_path / "net.py").write_text(PARAMETRISED)
+    settings = {part: value for part, value in SPEC.items() if part not in ("control", "certify")} | {
+        "models": [f"{tmp_path}/net.py:normed"]
+    }
+    run_study(Spec.parse(settings), tmp_path / "out", workers=1)
+    told = typed(Summary, read_json(tmp_path / "out" / "summary.json"), "summary.json")
+    assert not told.failures
+    assert told.mechanism

@@ -26,6 +26,7 @@ from isogrid.core.norms import NORMS
 from isogrid.core.random import derive
 from isogrid.data import Samples
 from isogrid.sparsity import prunable
+from isogrid.sparsity.layers import effective_weights
 from isogrid.study.cells.base import Cell, Result, Row
 from isogrid.study.cells.train import Train, trained
 from isogrid.study.store import Entry, Store
@@ -97,8 +98,8 @@ class Lipschitz(Cell):
         """
         assert self.reference is not None
         dense = trained(self.reference, store)
-        masks, weights = store.read(self.network.key).tensors("masks"), prunable(dense)
-        pruned = {name: (w.detach(), int(masks[name].sum())) for name, w in weights.items() if name in masks}
+        masks, weights = store.read(self.network.key).tensors("masks"), effective_weights(dense)
+        pruned = {name: (weights[name], int(masks[name].sum())) for name in prunable(dense) if name in masks}
         reference = read_graph(dense, test.x)
         hidden = {name: (w, kept / w.numel()) for name, (w, kept) in list(pruned.items())[:-1]}
         seed = derive(self.seed, "bernoulli")
