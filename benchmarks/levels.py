@@ -1,7 +1,7 @@
 """What certificates of every level cost: 15 levels, both norms, two processes; then a sample's cost by how many come at once, and memory.
 
-`python benchmarks/levels.py [--networks lenet-300-100 lenet-5] [--out FOLDER]` writes its section of RESULTS.md. The levels are those of
-progressive pruning by a third of what is left on mnist-5k, trained once.
+`python benchmarks/levels.py [--networks lenet-300-100 lenet-5] [--out FOLDER]` writes a section of RESULTS.md for each network. The
+levels are those of progressive pruning by a third of what is left on mnist-5k, trained once.
 """
 
 from __future__ import annotations
@@ -75,6 +75,34 @@ def alone(name: str, level: int, norm: str, count: int, out: Path) -> tuple[floa
     return 1e3 * spent / count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
+def measure(name: str, out: Path) -> None:
+    """Certify all levels of a network, then a sample of two levels by how many come at once; write the section."""
+    counts, limit = ASKED[name]
+    started = time.perf_counter()
+    harness.side_by_side(certify, [(name, level, norm, counts, out) for level in range(LEVELS) for norm in NORMS], 2)
+    spent = time.perf_counter() - started
+    what = ", ".join(f"{method} {count:,}" for method, count in counts.items())
+    lines, costs = [[what, f"{spent:.0f}", str(limit), "yes" if spent <= limit else "no"]], []
+    for norm in NORMS:
+        for level in (0, 7):
+            found = []
+            for count in COUNTS:
+                with get_context("spawn").Pool(1) as pool:  # a process of its own: its peak is its own
+                    found.append(pool.apply(alone, (name, level, norm, count, out)))
+            shown = [f"{ms:.1f}, {memory:.0f}" for ms, memory in found]
+            costs.append([str(level), norm, *shown, f"{found[-1][0] / found[1][0]:.2f}"])
+            print(costs[-1], flush=True)
+    body = (
+        f"{LEVELS} levels, one seed, {' and '.join(NORMS)}, box, samples by method; wall seconds of two processes, loading and starting "
+        f"included. {harness.machine('one thread each')}.\n\n"
+        + harness.table(["samples", "seconds", "asked", "met"], lines)
+        + "\n\nCROWN-IBP by how many samples come at once: milliseconds of CPU time a sample, peak memory in MiB:\n\n"
+        + harness.table(["level", "norm", *map(str, COUNTS), "time, 1,000 / 100"], costs)
+    )
+    harness.write_section(f"Certificates of every level: {name}", body)
+    print(body)
+
+
 def main() -> None:
     """Measure and write the section."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,34 +110,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(ASKED))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    split, lines, costs = data.load("mnist-5k"), [], []
+    split = data.load("mnist-5k")
     for name in args.networks:
         train(name, split, args.out)
-        counts, limit = ASKED[name]
-        started = time.perf_counter()
-        jobs = [(name, level, norm, counts, args.out) for level in range(LEVELS) for norm in NORMS]
-        harness.side_by_side(certify, jobs, 2)
-        spent = time.perf_counter() - started
-        what = ", ".join(f"{method} {count:,}" for method, count in counts.items())
-        lines.append([name, what, f"{spent:.0f}", str(limit), "yes" if spent <= limit else "no"])
-        for norm in NORMS:
-            for level in (0, 7):
-                found = []
-                for count in COUNTS:
-                    with get_context("spawn").Pool(1) as pool:  # a process of its own: its peak is its own
-                        found.append(pool.apply(alone, (name, level, norm, count, args.out)))
-                shown = [f"{ms:.1f}, {memory:.0f}" for ms, memory in found]
-                costs.append([name, str(level), norm, *shown, f"{found[-1][0] / found[1][0]:.2f}"])
-                print(costs[-1], flush=True)
-    body = (
-        f"{LEVELS} levels, one seed, {' and '.join(NORMS)}, box, samples by method; wall seconds of two processes, loading and starting "
-        f"included. {harness.machine('one thread each')}.\n\n"
-        + harness.table(["network", "samples", "seconds", "asked", "met"], lines)
-        + "\n\nCROWN-IBP by how many samples come at once: milliseconds of CPU time a sample, peak memory in MiB:\n\n"
-        + harness.table(["network", "level", "norm", *map(str, COUNTS), "time, 1,000 / 100"], costs)
-    )
-    harness.write_section("Certificates of every level", body)
-    print(body)
+        measure(name, args.out)
 
 
 if __name__ == "__main__":
