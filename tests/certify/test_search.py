@@ -6,8 +6,16 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from isogrid.certify import make
+from isogrid.certify.ball import Ball
+from isogrid.certify.bounds import Form
 from isogrid.certify.search import largest_radius
+from isogrid.core.norms import norm as norm_of
+from isogrid.core.random import generator
+
+from .networks import inputs, networks
 
 SHAPES = {
     "flat": lambda R, a: a + 0 * R,
@@ -45,3 +53,36 @@ def test_what_holds_everywhere_ends_at_the_limit_and_what_never_does_at_zero():
     limit = torch.tensor([0.5, 2.0], dtype=torch.float64)
     assert torch.equal(largest_radius(lambda rows, radius: torch.full_like(radius, math.inf), limit, 1e-3), limit)
     assert torch.equal(largest_radius(lambda rows, radius: 0 * radius - 1, limit, 1e-3), torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown", "fast-lin", "fast-lip"])
+@pytest.mark.parametrize("name", ["mlp", "convolutions"])
+def test_a_search_in_float32_ends_where_one_in_float64_does(name, method, norm):
+    net, x = networks()[name].double(), inputs(seed=3).double()
+    y = net(x).argmax(1)
+    fine, found = (make({"name": method, "norm": norm, "tolerance": tolerance})(net, x, y).radius for tolerance in (1e-6, 1e-3))
+    assert torch.allclose(found, fine, rtol=2e-3)
+
+
+def test_weights_that_float32_cannot_hold_are_certified_in_float64():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    x = torch.rand(6, 1, 3, dtype=torch.float64, generator=generator(0, "large"))
+    y = net(x).argmax(1)
+    before = make({"name": "crown", "norm": "l2"})(net, x, y).radius
+    with torch.no_grad():
+        net[3].weight.mul_(1e60)
+        net[3].bias.mul_(1e60)
+    assert torch.allclose(make({"name": "crown", "norm": "l2"})(net, x, y).radius, before, rtol=2e-3)
+
+
+def test_the_least_margin_of_a_form_is_sought_and_others_are_at_least_as_large():
+    stream = generator(0, "forms")
+    A = torch.randn(7, 9, 12, dtype=torch.float64, generator=stream)
+    constant = torch.rand(7, 9, dtype=torch.float64, generator=stream) * 3 - 0.2
+    ball = Ball(
+        x=torch.rand(7, 12, dtype=torch.float64, generator=stream), radius=torch.ones(7).double(), norm=norm_of("l2"), low=0.0, high=1.0
+    )
+    whole, found = ball.critical(A, constant), Form(A=A, constant=constant).critical(ball)
+    assert torch.allclose(found.amin(1), whole.amin(1), rtol=1e-9)
+    assert bool((found <= whole + 1e-6).all())

@@ -29,9 +29,9 @@ def _sizes(graph: Graph, norm: Norm, i: int) -> Tensor:
     shape, seen = graph.nodes[i].shape, windows(graph, i)
     if seen is None:
         parts = row_parts(graph, 1, math.prod(shape))
-        return torch.cat([norm.dual_size(gradient(graph, i, unit_rows_of(shape, part))) for part in parts]).reshape(shape)
+        return torch.cat([norm.dual_size(gradient(graph, i, unit_rows_of(shape, part, graph.dtype))) for part in parts]).reshape(shape)
     last, sizes = len(seen.graph.nodes) - 1, []
-    rows = unit_rows_of(seen.graph.nodes[last].shape, slice(None))
+    rows = unit_rows_of(seen.graph.nodes[last].shape, slice(None), graph.dtype)
     for part in row_parts(seen.graph, len(rows), math.prod(shape[1:])):
         inside = {k: value[part].repeat_interleave(len(rows), 0) for k, value in seen.inside.items()}
         many = rows.repeat(part.stop - part.start, *[1] * (rows.dim() - 1))
@@ -39,11 +39,11 @@ def _sizes(graph: Graph, norm: Norm, i: int) -> Tensor:
     return torch.cat(sizes).T.reshape(shape)
 
 
-def unit_rows_of(shape: tuple[int, ...], part: slice) -> Tensor:
+def unit_rows_of(shape: tuple[int, ...], part: slice, dtype: torch.dtype) -> Tensor:
     """Coefficients that pick some elements of a node."""
     n = math.prod(shape)
     rows = torch.arange(n)[part]
-    return torch.zeros(len(rows), n, dtype=torch.float64).scatter_(1, rows[:, None], 1.0).reshape(-1, *shape)
+    return torch.zeros(len(rows), n, dtype=dtype).scatter_(1, rows[:, None], 1.0).reshape(-1, *shape)
 
 
 def gradient(graph: Graph, i: int, A: Tensor, inside: dict[int, Tensor] | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isogrid.certify.bounds import margin_rows
-from isogrid.certify.crown import Margins
+from isogrid.certify.crown import by_lines, proved
 from isogrid.certify.dual import Dual
 from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.optimise import optimised, refined
@@ -56,7 +56,7 @@ class AlphaCROWN(Certifier):
         if problem.decide:
             critical = self.critical(problem, torch.arange(len(problem.y)), problem.limit)
             return Found(radius=torch.minimum(critical, problem.limit))
-        crown = largest_radius(Margins(problem, "lines", "adaptive"), problem.limit, self.tolerance)
+        crown = proved(by_lines, problem, self.tolerance)
         return Found(
             radius=torch.maximum(crown, largest_radius(partial(self.critical, problem), problem.limit, self.tolerance, crown * _FIRST))
         )

@@ -17,7 +17,7 @@ _TINY: Final = 1e-30  # stands for zero in a denominator
 _FAR: Final = 1e30
 _NEWTON: Final = 5  # steps from a guess
 _ENTRIES: Final = 2**17  # coefficients worked on at once
-_CLOSE: Final = 1e-7  # relative length of a step, below which it is left
+_CLOSE: Final = {torch.float64: 1e-7, torch.float32: 2e-6}  # relative length of a step, below which it is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +41,10 @@ class Ball:
     def at(self, radius: Tensor) -> Ball:
         """The same around the same samples, of other radii [B]."""
         return replace(self, radius=radius)
+
+    def released(self) -> Ball:
+        """The same without the box."""
+        return replace(self, low=-math.inf, high=math.inf)
 
     def take(self, rows: Tensor | slice) -> Ball:
         """The sets of some samples."""
@@ -122,7 +126,7 @@ class Ball:
         rounding. `guess` [B, R]: in a box, a few of Newton's steps from there instead of the whole search.
         """
         height = value + self.centre(A)
-        slope = replace(self, low=-math.inf, high=math.inf).drop(A, torch.ones_like(height))[0] + slant
+        slope = self.released().drop(A, torch.ones_like(height))[0] + slant
         top = height.clamp_min(0)
         root = 2 * top / (slope + (slope.square() + 4 * curve * top).sqrt())
         lacking = (height / slope.clamp_min(_TINY)).clamp(-_FAR, -_TINY)
@@ -133,14 +137,14 @@ class Ball:
 
     def _near(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float, root: Tensor, guess: Tensor) -> Tensor:
         """`critical` in a box from below, by Newton's steps from `guess`: the largest of the radii tried that fulfil the inequality."""
-        whole = self.reach()[:, None].expand_as(height)
+        whole, close = self.reach()[:, None].expand_as(height), _CLOSE[height.dtype]
         low, radius = torch.zeros_like(height), torch.minimum(guess.clamp_min(0), whole)
         for _ in range(_NEWTON):
             drop, slope = self.drop(A, radius)
             left = height - drop - slant * radius - curve * radius.square()
             low = torch.where(left >= 0, torch.maximum(low, radius), low)
             step = left / (slope + slant + 2 * curve * radius).clamp_min(_TINY)
-            radius = torch.minimum((radius + step - _CLOSE * torch.where(left >= 0, step, radius)).clamp_min(0), whole)
+            radius = torch.minimum((radius + step - close * torch.where(left >= 0, step, radius)).clamp_min(0), whole)
         return torch.where(height > 0, torch.where(low >= whole, math.inf, low), root)
 
     def _boxed(self, A: Tensor, height: Tensor, curve: Tensor | float, slant: Tensor | float, root: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ class Ball:
 
         What is left of the height is convex and falls with the radius, so that steps from below stay below.
         """
-        whole = self.reach()[:, None].expand_as(height)
+        whole, close = self.reach()[:, None].expand_as(height), _CLOSE[height.dtype]
         low, radius = torch.zeros_like(height), torch.minimum(root.clamp_min(0), whole)
         done = height <= 0
         for _ in range(_STEPS_MOST):
@@ -156,10 +160,10 @@ class Ball:
             left = height - drop - slant * radius - curve * radius.square()
             low = torch.where(left >= 0, torch.maximum(low, radius), low)
             step = left / (slope + slant + 2 * curve * radius).clamp_min(_TINY)
-            short = _CLOSE * torch.where(left >= 0, step, radius)  # on the safe side of the root, where rounding left it on the other
+            short = close * torch.where(left >= 0, step, radius)  # on the safe side of the root, where rounding left it on the other
             following = torch.minimum((radius + step - short).clamp_min(0), whole)
             moved = torch.where(left >= 0, following - radius, radius - low)  # or how far what is known is from what is too far
-            done = done | (moved <= 4 * _CLOSE * radius)
+            done = done | (moved <= 4 * close * radius)
             if bool(done.all()):
                 break
             radius = torch.where(done, radius, following)

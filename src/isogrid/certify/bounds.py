@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
@@ -13,7 +15,7 @@ from isogrid.certify.affine import direct, gradient, spread, unit_rows_of
 from isogrid.certify.ball import Ball
 from isogrid.certify.graph import Graph, row_parts, rows_at_once
 from isogrid.certify.intervals import node_interval, node_rounding, widened
-from isogrid.certify.operations import Convolution, Linear, Operation
+from isogrid.certify.operations import Convolution, Linear, Move, Operation
 from isogrid.certify.relaxations import Lines, Slopes, lines
 from isogrid.certify.windows import Windows, windows
 from isogrid.core.norms import Norm, rows as per_row
@@ -96,8 +98,23 @@ class Form:
         return self.constant + ball.lowest(self.A)
 
     def critical(self, ball: Ball) -> Tensor:
-        """The largest radius [B, R] up to which it is positive around the ball's centre; see `Ball.critical`."""
-        return ball.critical(self.A, self.constant)
+        """The largest radius [B, R] up to which it is positive around the ball's centre; see `Ball.critical`.
+
+        In a box, where that has to be sought, a smaller one for rows that are not a sample's least: what holds without the box.
+        """
+        found = ball.released().critical(self.A, self.constant)
+        if ball.free or found.shape[1] == 0:
+            return found
+        order, samples = found.argsort(dim=1), torch.arange(len(found))[:, None]
+
+        def sought(ranks: slice) -> None:
+            at = samples, order[:, ranks]
+            found[at] = ball.critical(self.A[at], self.constant[at])
+
+        sought(slice(1))
+        least = found.gather(1, order[:, :1])
+        sought(slice(1, 1 + int((found < least).sum(1).max())))
+        return found
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -150,6 +167,13 @@ class Bounder:
         self.spread = spread(self.graph, self.norm)
         self.direct = direct(self.graph)
 
+    def cast(self, dtype: torch.dtype) -> Bounder:
+        """The same for `Graph.cast`."""
+        other = copy(self)
+        other.graph, other.windows, other.gradients, other._maps = self.graph.cast(dtype), {}, {}, None
+        other.spread = {i: value.to(dtype) for i, value in self.spread.items()}
+        return other
+
     def sweep(self, ball: Ball, refine: Refine, slopes: Slopes = "adaptive", known: Sequence[tuple[Tensor, Tensor]] | None = None) -> Sweep:
         """Bounds of all nodes over `ball`, in the order of the graph, deployed rounding included; `known`: what holds of them already.
 
@@ -168,7 +192,8 @@ class Bounder:
                 nearby = node_rounding(node, *centre, gamma)
                 assert rounding is not None
                 assert nearby is not None
-                rounding = torch.minimum(rounding, nearby + gamma(node.operation.terms) * per_row(ball.radius, rounding) * self.spread[i])
+                farther = gamma(node.operation.terms).to(nearby) * per_row(ball.radius, rounding) * self.spread[i]
+                rounding = torch.minimum(rounding, nearby + farther)
             low, high = widened(*node_interval(node, found.low, found.high), rounding)
             if i <= max(self.spread, default=0):
                 for side, value in zip(centre, widened(*node_interval(node, *centre), rounding), strict=True):
@@ -199,7 +224,7 @@ class Bounder:
     def _around(self, ball: Ball, i: int, low: Tensor, high: Tensor, at: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The same of a node that is affine in the input: its elements' gradients are their lines, whatever the sample."""
         if i not in self.gradients:
-            self.gradients[i] = gradient(self.graph, i, unit_rows_of(self.graph.nodes[i].shape, slice(None))).flatten(1)
+            self.gradients[i] = gradient(self.graph, i, unit_rows_of(self.graph.nodes[i].shape, slice(None), self.graph.dtype)).flatten(1)
         undecided = ((low < 0) & (high > 0)).flatten(1)
         units = torch.nonzero(undecided.any(0)).squeeze(1)
         A, sides = self.gradients[i][units], []
@@ -221,22 +246,22 @@ def mapped(operation: Operation, ins: list[Tensor]) -> Tensor:
 
 def _refined(found: Sweep, i: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """The bounds of node i's undecided elements by lines, kept where they are tighter; decided ones stay, whatever else is in the batch."""
-    flat_low, flat_high = low.flatten(1), high.flatten(1)
-    undecided = (flat_low < 0) & (flat_high > 0)
-    count = int(undecided.sum(1).max())
-    if count == 0:
-        return low, high
-    index = undecided.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
-    lower, upper = [], []
-    for part in row_parts(found.graph, 2 * len(index), count):
-        rows = index[:, part]
-        bound = backward(found, {i: unit_rows(found.graph, i, rows)}, found.relax).lowest(found.ball)
-        lower.append(bound[:, : rows.shape[1]])
-        upper.append(-bound[:, rows.shape[1] :])
-    low_at, high_at, open_ = flat_low.gather(1, index), flat_high.gather(1, index), undecided.gather(1, index)
-    flat_low = flat_low.scatter(1, index, torch.where(open_, torch.maximum(low_at, torch.cat(lower, 1)), low_at))
-    flat_high = flat_high.scatter(1, index, torch.where(open_, torch.minimum(high_at, torch.cat(upper, 1)), high_at))
-    return flat_low.view_as(low), flat_high.view_as(high)
+    shape, low, high = low.shape, low.flatten(1).clone(), high.flatten(1).clone()
+    undecided = (low < 0) & (high > 0)
+    counts, order = undecided.sum(1).sort(descending=True, stable=True)
+    first, total = 0, int((counts > 0).sum())
+    while first < total:
+        most = int(counts[first])
+        some = order[first : min(total, first + rows_at_once(found.graph, 2 * most))].sort().values
+        index = undecided[some].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        mine = found if len(some) == len(low) else found.take(some)
+        for part in row_parts(found.graph, 2 * len(some), most):
+            at = some[:, None], index[:, part]
+            bound, count = backward(mine, {i: unit_rows(found.graph, i, index[:, part])}, mine.relax).lowest(mine.ball), len(at[1][0])
+            low[at] = torch.where(undecided[at], torch.maximum(low[at], bound[:, :count]), low[at])
+            high[at] = torch.where(undecided[at], torch.minimum(high[at], -bound[:, count:]), high[at])
+        first += len(some)
+    return low.view(shape), high.view(shape)
 
 
 def _refined_within(found: Sweep, seen: Windows, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,15 +288,16 @@ def _refined_within(found: Sweep, seen: Windows, low: Tensor, high: Tensor) -> t
 def unit_rows(graph: Graph, i: int, index: Tensor) -> Tensor:
     """Coefficients [B, 2R, n] that pick the elements index [B, R] of node i, then their negatives."""
     n = torch.Size(graph.nodes[i].shape).numel()
-    chosen = torch.zeros(*index.shape, n, dtype=torch.float64).scatter_(2, index[:, :, None], 1.0)
+    chosen = torch.zeros(*index.shape, n, dtype=graph.dtype).scatter_(2, index[:, :, None], 1.0)
     return torch.cat([chosen, -chosen], 1)
 
 
 def backward(found: Sweep, start: dict[int, Tensor], relax: Relax) -> Form:
     """A lower bound over the ball of sum_i <A_i, node_i>, for the coefficients `start` {node: A [B, R, n]}, deployed rounding included."""
     graph, pending = found.graph, dict(start)
+    own: set[int] = set()  # nodes whose coefficients are ours alone, to be added to in place
     batch, rows = next(iter(start.values())).shape[:2]
-    constant = torch.zeros(batch, rows, dtype=torch.float64)
+    constant = torch.zeros(batch, rows, dtype=graph.dtype)
     for i in range(max(pending), 0, -1):
         A = pending.pop(i, None)
         if A is None:
@@ -290,10 +316,19 @@ def backward(found: Sweep, start: dict[int, Tensor], relax: Relax) -> Form:
         whole = A.reshape(batch * rows, *node.shape)
         moved = node.operation.shift(whole)
         constant = constant if moved is None else constant + moved.view(batch, rows)
+        if isinstance(node.operation, Move) and node.operation.taps is not None:
+            source = node.inputs[0]
+            shape = graph.nodes[source].shape
+            if source not in own:
+                own.add(source)
+                nothing = A.new_zeros(batch, rows, math.prod(shape))
+                pending[source] = nothing + pending[source] if source in pending else nothing
+            node.operation.function(pending[source].view(-1, *shape)).add_(whole)
+            continue
         for source, part in zip(node.inputs, node.operation.transposed(whole, graph.sizes_of(i)), strict=True):
             _add(pending, source, part.reshape(batch, rows, -1))
     A = pending.get(0)
-    A = torch.zeros(batch, rows, found.ball.x[0].numel(), dtype=torch.float64) if A is None else A
+    A = torch.zeros(batch, rows, found.ball.x[0].numel(), dtype=graph.dtype) if A is None else A
     return Form(A=_present(found, 0, A), constant=constant)
 
 
@@ -315,8 +350,8 @@ def _add(pending: dict[int, Tensor], i: int, A: Tensor) -> None:
 def margin_rows(graph: Graph, y: Tensor) -> Tensor:
     """Coefficients [B, C - 1, C] of the differences z_y - z_k on the last node, k in order without y; [B, 1, 1] for a single output."""
     if graph.single:
-        return (2.0 * y.double() - 1)[:, None, None]
+        return (2.0 * y.to(graph.dtype) - 1)[:, None, None]
     others = torch.arange(graph.classes)[None].expand(len(y), -1)
     others = others[others != y[:, None]].view(len(y), -1)
-    A = torch.zeros(len(y), graph.classes - 1, graph.classes, dtype=torch.float64)
+    A = torch.zeros(len(y), graph.classes - 1, graph.classes, dtype=graph.dtype)
     return A.scatter_(2, y[:, None, None].expand(-1, graph.classes - 1, 1), 1.0).scatter_(2, others[:, :, None], -1.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isogrid.attacks.driver.problem import margin
 from isogrid.certify.bounds import Sweep, backward, margin_rows
-from isogrid.certify.crown import Margins
+from isogrid.certify.crown import by_lines, proved
 from isogrid.certify.dual import Bound, Dual, Multipliers
 from isogrid.certify.graph import Graph
 from isogrid.certify.leaf import BEYOND, leaf_bound
@@ -20,7 +20,6 @@ from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.optimise import optimised, refined
 from isogrid.certify.programmes import Queue
 from isogrid.certify.region import Region, region
-from isogrid.certify.search import largest_radius
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2
 
@@ -309,9 +308,7 @@ class BranchAndBound(Certifier):
         brought nearer to what it certified, until the rest of the budget is best spent on it.
         """
         rows, most = torch.tensor([row]), float(problem.limit[row])
-        crown = Margins(problem.take(rows), "lines", "adaptive")
-        first = largest_radius(crown, problem.limit[rows], _ROUGH)
-        found.lower = float(first[0])
+        found.lower = float(proved(by_lines, problem.take(rows), _ROUGH)[0])
         top = most if found.lower > _NEAR * most else found.lower * _STRIDES[0]
         while 0 < found.lower < min(found.upper * (1 - self.gap), most) and budget.left > 0:
             before, top = budget.left, min(top, found.upper, most)

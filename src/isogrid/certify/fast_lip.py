@@ -46,7 +46,7 @@ def margin_gradients(found: Sweep, y: Tensor) -> Gradients:
     graph = found.graph
     rows = margin_rows(graph, y)
     batch, count = rows.shape[:2]
-    error = torch.zeros(batch, count, dtype=torch.float64)
+    error = torch.zeros(batch, count, dtype=graph.dtype)
     pending: dict[int, tuple[Tensor, Tensor]] = {len(graph.nodes) - 1: (rows, torch.zeros_like(rows))}
     for i in range(len(graph.nodes) - 1, 0, -1):
         if i not in pending:
@@ -69,7 +69,7 @@ def margin_gradients(found: Sweep, y: Tensor) -> Gradients:
                 parts.append([part.reshape(batch, count, -1) for part in moved])
             for source, *both in zip(node.inputs, *parts, strict=True):
                 _add(pending, source, *both)
-    nothing = torch.zeros(batch, count, found.ball.x[0].numel(), dtype=torch.float64)
+    nothing = torch.zeros(batch, count, found.ball.x[0].numel(), dtype=graph.dtype)
     centre, reach = pending.get(0, (nothing, nothing))
     return Gradients(centre=centre, reach=reach, error=error)
 
@@ -103,7 +103,7 @@ def slopes(found: Sweep, i: int) -> tuple[Tensor, Tensor]:
     node = found.graph.nodes[i]
     low, high = (side[node.inputs[0]].flatten(1)[:, None] for side in (found.low, found.high))
     if isinstance(node.operation, Relu):
-        return (low >= 0).double(), (high > 0).double()
+        return (low >= 0).to(low), (high > 0).to(low)
     nearest, farthest = torch.maximum(low, -high).clamp_min(0), torch.maximum(-low, high)
     return 1 - farthest.tanh().square(), 1 - nearest.tanh().square()
 

@@ -41,12 +41,13 @@ class Node:
 class Graph:
     """Nodes in the order of computation; the last one gives the logits [C] (or a single z). `unit`: the deployed rounding unit.
 
-    `single`: the one output z stands for the logits (0, z).
+    `single`: the one output z stands for the logits (0, z). `dtype`: what our own computations are in.
     """
 
     nodes: tuple[Node, ...]
     unit: float
     single: bool
+    dtype: torch.dtype = torch.float64
 
     @property
     def classes(self) -> int:
@@ -72,11 +73,15 @@ class Graph:
 
     def cast(self, dtype: torch.dtype) -> Graph:
         """The same graph computing in `dtype`, for searches whose results are checked in float64."""
-        return replace(self, nodes=tuple(n if n.operation is None else replace(n, operation=n.operation.cast(dtype)) for n in self.nodes))
+        nodes = tuple(n if n.operation is None else replace(n, operation=n.operation.cast(dtype)) for n in self.nodes)
+        return replace(self, nodes=nodes, dtype=dtype)
 
     def gamma(self) -> Gamma:
-        """Rounding of the deployed network and of our own run over it, whose sums are at most as long as the widest layer."""
-        return gamma_of((self.unit, 0), (RUN_UNIT, 4 * self.widest + 64))
+        """Rounding of the deployed network and of our own run over it, whose sums are at most as long as the widest layer.
+
+        In float32 we only guess: the deployed network's alone.
+        """
+        return gamma_of((self.unit, 0), *([(RUN_UNIT, 4 * self.widest + 64)] if self.dtype == torch.float64 else []))
 
     def nonlinear(self) -> Iterator[tuple[int, Node]]:
         """(index, node) of every ReLU and tanh."""
@@ -127,7 +132,7 @@ def used(nodes: list[Node], output: int) -> tuple[Node, ...]:
 
 def rows_at_once(graph: Graph, batch: int) -> int:
     """How many rows of each of a batch stay within ROW_BYTES."""
-    return max(1, ROW_BYTES // (8 * graph.widest * batch))
+    return max(1, ROW_BYTES // (graph.dtype.itemsize * graph.widest * batch))
 
 
 def row_parts(graph: Graph, batch: int, rows: int) -> list[slice]:

@@ -65,6 +65,10 @@ class Problem:
         """Those samples alone."""
         return replace(self, x=self.x[rows], y=self.y[rows], limit=self.limit[rows], known=self.known[rows])
 
+    def cast(self, dtype: torch.dtype) -> Problem:
+        """The same computed in `dtype`, for guesses."""
+        return replace(self, bounder=self.bounder.cast(dtype), x=self.x.to(dtype), limit=self.limit.to(dtype), known=self.known.to(dtype))
+
     def ball(self, radius: Tensor, rows: Tensor | slice = slice(None)) -> Ball:
         """The inputs within `radius` [b] of the samples `rows`."""
         return _ball(self.x[rows], radius, self.norm, self.domain)

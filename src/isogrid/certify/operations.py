@@ -7,10 +7,12 @@ differentiable in A.
 
 from __future__ import annotations
 
+import itertools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self, final
 
 import torch
@@ -21,6 +23,9 @@ Shape = tuple[int, ...]
 Gamma = Callable[[Tensor | int], Tensor]
 """k -> the largest relative error of a sum of products in which every term meets at most k roundings."""
 
+_SPARSE = 0.25  # share of weights up to which a convolution is taken back as a sparse matrix
+_ENTRIES = 2**22  # if that has at most so many entries
+_IMAGES = 3  # input channels up to which its transpose is one product and sums
 _COMPACT = 0.8  # a matrix is multiplied without its zero rows and columns where that leaves less than this share of it
 
 
@@ -114,13 +119,16 @@ class Linear(Operation):
         return (self.weight != 0).sum(1) + 1
 
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(self.terms) * F.linear(sizes[0], self.weight.abs(), self.bias.abs())
+        return gamma(self.terms).to(sizes[0]) * F.linear(sizes[0], self.weight.abs(), self.bias.abs())
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Convolution(Operation):
-    """A convolution in 1, 2 or 3 dimensions: weight [out, in / groups, *kernel], bias [out], the same padding on both sides."""
+    """A convolution in 1, 2 or 3 dimensions: weight [out, in / groups, *kernel], bias [out], the same padding on both sides.
+
+    `matrices`: its transpose for inputs of a shape [*in], as a sparse matrix [in, out]; None where the convolution itself is quicker.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -128,6 +136,7 @@ class Convolution(Operation):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    matrices: dict[Shape, Tensor | None] = field(init=False, default_factory=dict)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = (F.conv1d, F.conv2d, F.conv3d)[self.weight.dim() - 3]
@@ -142,10 +151,51 @@ class Convolution(Operation):
         return centre - reach, centre + reach
 
     def transposed(self, A: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        if shapes[0] not in self.matrices:
+            self.matrices[shapes[0]] = self._matrix(shapes[0], tuple(A.shape[2:]))
+        matrix = self.matrices[shapes[0]]
+        if matrix is not None:
+            return [torch.sparse.mm(matrix, A.flatten(1).T).T.reshape(-1, *shapes[0])]
+        if self.groups == 1 and self.weight.shape[1] <= _IMAGES:
+            return [self._scattered(A, shapes[0])]
         function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.weight.dim() - 3]
         geometry = zip(shapes[0][1:], A.shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
         left = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in geometry)
         return [function(A, self.weight, None, self.stride, self.padding, left, self.groups, self.dilation)]
+
+    def _scattered(self, A: Tensor, shape: Shape) -> Tensor:
+        """The transpose by one product, whose terms are added up where each weight of the kernel reads: for few input channels."""
+        kernel, sides = self.weight.shape[2:], A.shape[2:]
+        terms = (self.weight.flatten(1).T @ A.flatten(2)).view(len(A), shape[0], -1, *sides)
+        ends = zip(sides, self.stride, kernel, self.dilation, self.padding, shape[1:], strict=True)
+        found = A.new_zeros(len(A), shape[0], *[max((m - 1) * s + (k - 1) * d + 1, n + 2 * p) for m, s, k, d, p, n in ends])
+        for i, tap in enumerate(itertools.product(*map(range, kernel))):
+            first = [t * d for t, d in zip(tap, self.dilation, strict=True)]
+            at = tuple(slice(a, a + (m - 1) * s + 1, s) for a, m, s in zip(first, sides, self.stride, strict=True))
+            found[(slice(None), slice(None), *at)] += terms[:, :, i]
+        return found[(slice(None), slice(None), *(slice(p, p + n) for p, n in zip(self.padding, shape[1:], strict=True)))]
+
+    def _matrix(self, shape: Shape, sides: Shape) -> Tensor | None:
+        """See `matrices`; `sides`: the output's."""
+        weights = self.weight.nonzero()
+        if len(weights) > _SPARSE * self.weight.numel() or len(weights) * math.prod(sides) > _ENTRIES:
+            return None
+        outputs, channel, *taps = weights.T
+        inputs = outputs // (len(self.weight) // self.groups) * self.weight.shape[1] + channel
+        rows, columns, there = inputs[:, None], outputs[:, None], torch.ones(len(weights), 1, dtype=torch.bool)
+        geometry = zip(taps, shape[1:], sides, self.stride, self.padding, self.dilation, strict=True)
+        for tap, n, m, stride, padding, dilation in geometry:
+            place = torch.arange(m)
+            at = place[None] * stride - padding + tap[:, None] * dilation
+            rows = (rows[:, :, None] * n + at[:, None]).flatten(1)
+            columns = (columns[:, :, None] * m + place).flatten(1)
+            there = (there[:, :, None] & ((at >= 0) & (at < n))[:, None]).flatten(1)
+        values = self.weight[tuple(weights.T)][:, None].expand_as(rows)[there]
+        size = math.prod(shape), len(self.weight) * math.prod(sides)
+        entries = torch.sparse_coo_tensor(torch.stack([rows[there], columns[there]]), values, size, check_invariants=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+            return entries.coalesce().to_sparse_csr()
 
     def absolute(self) -> Operation:
         return replace(self, weight=self.weight.abs(), bias=torch.zeros_like(self.bias))
@@ -162,7 +212,7 @@ class Convolution(Operation):
         return self._channels((self.weight != 0).flatten(1).sum(1) + 1)
 
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(self.terms) * self._convolve(sizes[0], self.weight.abs(), self.bias.abs())
+        return gamma(self.terms).to(sizes[0]) * self._convolve(sizes[0], self.weight.abs(), self.bias.abs())
 
 
 @final
@@ -196,7 +246,8 @@ class Scale(Operation):
         return _flat(A, self.bias)
 
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(self.roundings) * (self.weight.abs() * sizes[0] + self.extra)
+        share = gamma(self.roundings)
+        return None if share == 0 else share.to(sizes[0]) * (self.weight.abs() * sizes[0] + self.extra)
 
 
 @final
@@ -225,7 +276,8 @@ class Sum(Operation):
         return replace(self, signs=tuple(abs(sign) for sign in self.signs))
 
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(self.roundings) * torch.stack(list(sizes)).sum(0)
+        share = gamma(self.roundings)
+        return None if share == 0 else share.to(sizes[0]) * torch.stack(list(sizes)).sum(0)
 
 
 @final
@@ -258,7 +310,7 @@ class Move(Operation):
         return None if self.offset is None else _flat(A, self.offset)
 
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return None if self.terms == 1 else gamma(self.terms) * self.function(*sizes)
+        return None if self.terms == 1 else gamma(self.terms).to(sizes[0]) * self.function(*sizes)
 
 
 @final
@@ -286,7 +338,7 @@ class Tanh(Operation):
         return values[0].tanh()
 
     def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(8).expand_as(sizes[0])
+        return gamma(8).to(sizes[0]).expand_as(sizes[0])
 
 
 def gamma_of(*units: tuple[float, int]) -> Gamma:

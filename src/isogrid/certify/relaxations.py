@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from isogrid.certify.operations import Operation, Relu
 
 Slopes = Literal["adaptive", "parallel"]
+_EVEN: Final = 1 + 1e-4  # ends so close to symmetric count as that: which side is larger by rounding must not decide on a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,13 +34,13 @@ def lines(operation: Operation, low: Tensor, high: Tensor, slopes: Slopes = "ada
 
 
 def relu_lines(low: Tensor, high: Tensor, slopes: Slopes) -> Lines:
-    r"""The chord u (z - l) / (u - l) above; below, z where u > -l and 0 else (CROWN), or the chord's slope (Fast-Lin).
+    r"""The chord u (z - l) / (u - l) above; below, z where u > -l (or nearly so) and 0 else (CROWN), or the chord's slope (Fast-Lin).
 
     Source: Zhang et al. 2018 (CROWN), Weng et al. 2018 (Fast-Lin). Exact where the unit is stable.
     """
     open_ = (low < 0) & (high > 0)
     chord = torch.where(open_, high / torch.where(open_, high - low, 1.0), (low >= 0).to(low.dtype))
-    below = chord if slopes == "parallel" else torch.where(open_, (high > -low).to(low.dtype), chord)
+    below = chord if slopes == "parallel" else torch.where(open_, (high > -low * _EVEN).to(low.dtype), chord)
     return Lines(below=below, below_at=torch.zeros_like(low), above=chord, above_at=torch.where(open_, -chord * low, 0.0))
 
 

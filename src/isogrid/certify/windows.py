@@ -112,10 +112,10 @@ def windows(graph: Graph, i: int) -> Windows | None:
     index = {k: _index(graph.nodes[j].shape, frames[j], shape[1:]) for k, j in enumerate(origin) if j is not None}
     counts = {k: math.prod(graph.nodes[j].shape) for k, j in enumerate(origin) if j is not None}
     return Windows(
-        graph=Graph(nodes=tuple(nodes), unit=graph.unit, single=False),
+        graph=Graph(nodes=tuple(nodes), unit=graph.unit, single=False, dtype=graph.dtype),
         origin=tuple(origin),
         index=tuple(index.get(k) for k in range(len(nodes))),
-        inside={k: (index[k] < counts[k]).double() for k in outer if bool((index[k] == counts[k]).any())},
+        inside={k: (index[k] < counts[k]).to(graph.dtype) for k in outer if bool((index[k] == counts[k]).any())},
     )
 
 
