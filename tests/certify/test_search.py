@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from isogrid.certify import make
 from isogrid.certify.ball import Ball
 from isogrid.certify.bounds import Form
+from isogrid.certify.crown import Bounded, by_lines
 from isogrid.certify.search import largest_radius
 from isogrid.core.norms import norm as norm_of
 from isogrid.core.random import generator
@@ -74,6 +76,21 @@ def test_weights_that_float32_cannot_hold_are_certified_in_float64():
         net[3].weight.mul_(1e60)
         net[3].bias.mul_(1e60)
     assert torch.allclose(make({"name": "crown", "norm": "l2"})(net, x, y).radius, before, rtol=2e-3)
+
+
+def test_a_bound_that_is_not_a_number_certifies_nothing():
+    net, x = networks()["mlp"].double(), inputs(seed=3).double()
+    y = net(x).argmax(1)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Lost(Bounded):
+        name = "lost"
+
+        def evaluation(self, problem):
+            good = by_lines(problem)
+            return lambda rows, radius: good(rows, radius) * (1.0 if radius.dtype == torch.float32 else math.nan)
+
+    assert bool((Lost(norm="l2")(net, x, y).radius == 0).all())
 
 
 def test_the_least_margin_of_a_form_is_sought_and_others_are_at_least_as_large():

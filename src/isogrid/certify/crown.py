@@ -87,10 +87,11 @@ def proved(evaluation: Callable[[Problem], Evaluate], problem: Problem, toleranc
     rough = problem.cast(torch.float32)
     found = largest_radius(evaluation(rough), rough.limit, tolerance * _CLOSER)
     radius = torch.where(found < rough.limit, found.to(problem.limit) * _SHORT, problem.limit).nan_to_num(0.0)
-    fails = torch.nonzero((evaluate(torch.arange(len(radius)), radius) < radius) | (radius == 0)).squeeze(1)
+    holds = evaluate(torch.arange(len(radius)), radius) >= radius  # not where it is no number
+    fails = torch.nonzero(~holds | (radius == 0)).squeeze(1)
     if len(fails):
         radius[fails] = largest_radius(lambda rows, at: evaluate(fails[rows], at), problem.limit[fails], tolerance, radius[fails] * _SHORT)
-    return radius
+    return radius.nan_to_num(0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
