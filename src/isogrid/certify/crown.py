@@ -55,7 +55,7 @@ class Margins:
                 reach = radius[few, None].expand_as(critical)
                 self.found[at] = critical
                 self.settled[at] = torch.where(critical >= reach, reach, -1.0)
-        least = self.found[rows].amin(1)
+        least = self.found[rows].masked_fill(~open_, math.inf).amin(1)
         if lines:
             self._keep(rows[least < radius], swept, least < radius, radius)
         return least

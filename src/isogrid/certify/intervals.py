@@ -37,11 +37,17 @@ def widened(low: Tensor, high: Tensor, rounding: Tensor | None) -> tuple[Tensor,
     return (low, high) if rounding is None else (low - rounding, high + rounding)
 
 
-def deployed_range(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds [B, C] of what a deployed network may give at the points x [B, *S] themselves."""
+def deployed_bounds(graph: Graph, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Bounds of what every node of a deployed network may give at the points x [B, *S] themselves."""
     lows, highs, gamma = [x], [x], graph.gamma()
     for node in graph.nodes[1:]:
         low, high = widened(*node_interval(node, lows, highs), node_rounding(node, lows, highs, gamma))
         lows.append(low)
         highs.append(high)
+    return lows, highs
+
+
+def deployed_range(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the last node alone: [B, C]."""
+    lows, highs = deployed_bounds(graph, x)
     return lows[-1], highs[-1]

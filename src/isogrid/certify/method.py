@@ -22,6 +22,7 @@ from isogrid.attacks.driver.subject import as_classifier, check_samples, frozen
 from isogrid.certify.ball import Ball
 from isogrid.certify.bounds import Bounder
 from isogrid.certify.certificate import Certificate, Verdicts
+from isogrid.certify.folding import folded
 from isogrid.certify.graph import Graph
 from isogrid.certify.reading import read_graph
 from isogrid.core.errors import InputError, one_of
@@ -185,7 +186,7 @@ class _Run:
     def __call__(self, limit: Tensor, *, decide: bool, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(radii [N], distances of confirmed counterexamples [N], these points [N, *S]) for radii up to `limit` [N]."""
         with frozen(self.model), torch.no_grad():
-            graph = read_graph(self.model, self.x)
+            graph = folded(read_graph(self.model, self.x))
             if int(self.y.min()) < 0 or int(self.y.max()) >= graph.classes:
                 raise InputError("y", f"labels from {int(self.y.min())} to {int(self.y.max())}", f"0 to {graph.classes - 1}")
             bounder = Bounder(graph=graph, norm=self.norm)

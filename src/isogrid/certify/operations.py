@@ -70,16 +70,57 @@ def _flat(A: Tensor, other: Tensor) -> Tensor:
     return A.flatten(1) @ other.expand(A.shape[1:]).reshape(-1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weighted(Operation):
+    """W x + b: `weight` [out, ...], `bias` [out].
+
+    Where inputs that are constant were folded into the bias (folding.py), the deployed network still adds them up: `count` [out] of its
+    products and bias, `size` [out] of the bias and these products' absolute values, `slack` [out], what their own rounding comes to.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    count: Tensor | None = None
+    size: Tensor | None = None
+    slack: Tensor | None = None
+
+    @abstractmethod
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The operation with another weight and bias."""
+
+    def spread_out(self, values: Tensor) -> Tensor:
+        """Values [out] as they are broadcast over the output."""
+        return values
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.linear(values[0], self.weight, self.bias)
+
+    def interval(self, lows: Sequence[Tensor], highs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        centre, reach = self.forward((lows[0] + highs[0]) / 2), self.linear((highs[0] - lows[0]) / 2, self.weight.abs(), None)
+        return centre - reach, centre + reach
+
+    def shift(self, A: Tensor) -> Tensor | None:
+        return _flat(A, self.spread_out(self.bias))
+
+    @property
+    def terms(self) -> Tensor:
+        """Products and bias per output, broadcastable to it; a product with a zero, and adding it, is exact."""
+        return self.spread_out((self.weight != 0).flatten(1).sum(1) + 1 if self.count is None else self.count)
+
+    def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
+        size = self.linear(sizes[0], self.weight.abs(), self.bias.abs() if self.size is None else self.size)
+        found = gamma(self.terms).to(size) * size
+        return found if self.slack is None else found + self.spread_out(self.slack)
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Linear(Operation):
+class Linear(Weighted):
     """W x + b over the last dimension: weight [out, in], bias [out].
 
     `live`: (rows, columns) that are not all zero, where leaving out the others makes `transposed` cheaper, and `dense` = weight there.
     """
 
-    weight: Tensor
-    bias: Tensor
     live: tuple[Tensor, Tensor] | None = None
     dense: Tensor | None = None
 
@@ -93,12 +134,8 @@ class Linear(Operation):
         live = rows.nonzero().squeeze(1), columns.nonzero().squeeze(1)
         return cls(weight=weight, bias=bias, live=live, dense=weight[rows][:, columns].contiguous())
 
-    def forward(self, *values: Tensor) -> Tensor:
-        return F.linear(values[0], self.weight, self.bias)
-
-    def interval(self, lows: Sequence[Tensor], highs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        centre, reach = self.forward((lows[0] + highs[0]) / 2), F.linear((highs[0] - lows[0]) / 2, self.weight.abs())
-        return centre - reach, centre + reach
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
     def transposed(self, A: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         if self.live is None or self.dense is None:
@@ -110,45 +147,27 @@ class Linear(Operation):
     def absolute(self) -> Operation:
         return Linear.of(self.weight.abs(), None)
 
-    def shift(self, A: Tensor) -> Tensor | None:
-        return _flat(A, self.bias)
-
-    @property
-    def terms(self) -> Tensor:
-        """Products and bias per output [out]; a product with a zero, and adding it, is exact."""
-        return (self.weight != 0).sum(1) + 1
-
-    def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(self.terms).to(sizes[0]) * F.linear(sizes[0], self.weight.abs(), self.bias.abs())
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Convolution(Operation):
+class Convolution(Weighted):
     """A convolution in 1, 2 or 3 dimensions: weight [out, in / groups, *kernel], bias [out], the same padding on both sides.
 
     `matrices`: its transpose for inputs of a shape [*in], as a sparse matrix [in, out]; None where the convolution itself is quicker.
     """
 
-    weight: Tensor
-    bias: Tensor
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
     matrices: dict[Shape, Tensor | None] = field(init=False, default_factory=dict)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        function = (F.conv1d, F.conv2d, F.conv3d)[self.weight.dim() - 3]
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        function = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def forward(self, *values: Tensor) -> Tensor:
-        return self._convolve(values[0], self.weight, self.bias)
-
-    def interval(self, lows: Sequence[Tensor], highs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        centre = self.forward((lows[0] + highs[0]) / 2)
-        reach = self._convolve((highs[0] - lows[0]) / 2, self.weight.abs(), None)
-        return centre - reach, centre + reach
+    def spread_out(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, *([1] * (self.weight.dim() - 2)))
 
     def transposed(self, A: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         if shapes[0] not in self.matrices:
@@ -199,20 +218,6 @@ class Convolution(Operation):
 
     def absolute(self) -> Operation:
         return replace(self, weight=self.weight.abs(), bias=torch.zeros_like(self.bias))
-
-    def shift(self, A: Tensor) -> Tensor | None:
-        return _flat(A, self._channels(self.bias))
-
-    def _channels(self, values: Tensor) -> Tensor:
-        return values.reshape(-1, *([1] * (self.weight.dim() - 2)))
-
-    @property
-    def terms(self) -> Tensor:
-        """Products and bias per output channel, [out, 1, ...]."""
-        return self._channels((self.weight != 0).flatten(1).sum(1) + 1)
-
-    def rounding(self, sizes: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
-        return gamma(self.terms).to(sizes[0]) * self._convolve(sizes[0], self.weight.abs(), self.bias.abs())
 
 
 @final
