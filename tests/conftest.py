@@ -6,13 +6,23 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from isogrid.engines import local
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server() -> Iterator[None]:
+    """A refusal on the command line ends the server that workers are forked from, and its process; here the next test wants it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "abandon", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,16 @@ def wide(seed, sparsity=0.0, inputs=10, hidden=(10, 8), classes=3):
 
 @pytest.mark.parametrize("domain", ["box", "free"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-@pytest.mark.parametrize(("seed", "inputs", "hidden"), [(0, 2, (6,)), (1, 3, (4, 4)), (2, 2, (5, 3)), (3, 3, (9,)), (4, 2, (4, 5))])
+@pytest.mark.parametrize(
+    ("seed", "inputs", "hidden"),
+    [
+        (0, 2, (6,)),
+        pytest.param(1, 3, (4, 4), marks=pytest.mark.slow),
+        (2, 2, (5, 3)),
+        (3, 3, (9,)),
+        pytest.param(4, 2, (4, 5), marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_exact_where_enumeration_is(seed, inputs, hidden, norm, domain):
     net = tiny_network(seed, inputs=inputs, hidden=hidden)
     x = (torch.rand(6, inputs, dtype=torch.float64, generator=generator(seed, "branch")) * 1.2 - 0.1).clamp(0, 1)
@@ -49,7 +58,7 @@ def test_it_is_exact_where_enumeration_is(seed, inputs, hidden, norm, domain):
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.4, 0.6])
-@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_it_and_a_mip_never_disagree(seed, sparsity):
     """Twelve networks of ten samples; at eps just below and above the MIP's distance every property is decided, and decided alike."""
     net, x, y = wide(seed, sparsity)
@@ -67,7 +76,7 @@ def test_it_and_a_mip_never_disagree(seed, sparsity):
         assert torch.equal(said.certified, truth > eps)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", [pytest.param("l2", marks=pytest.mark.slow), "linf"])
 def test_a_spent_budget_leaves_a_bound_that_grows(norm):
     net, x, y = wide(0)
     radii = [BranchAndBound(norm=norm, nodes=nodes)(net, x, y).radius for nodes in (0, 200, 20000)]
@@ -103,7 +112,7 @@ def planted(seed, inputs=6, margin=0.6):
     return net, x, y, distance
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
 def test_a_hidden_counterexample_is_never_certified(seed):
     net, x, y, distance = planted(seed)
     assert int(y[0]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -34,3 +35,8 @@ def parent(path: str) -> None:
 
 def environment(path: str, name: str) -> None:
     Path(path).write_text(os.environ.get(name, ""))
+
+
+def loaded(path: str, module: str) -> None:
+    """Write whether this worker has a module without having asked for it."""
+    Path(path).write_text(str(module in sys.modules))

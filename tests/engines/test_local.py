@@ -77,6 +77,13 @@ def test_workers_are_forked_from_one_server_and_not_from_this_process(tmp_path):
     assert parents != {str(os.getpid())}
 
 
+def test_no_worker_loads_for_itself_what_traces_networks(tmp_path):
+    """1.5 s that every worker would pay; torch's own name for it may change."""
+    path = tmp_path / "said"
+    assert run([task("said", jobs.loaded, path=str(path), module="torch._dynamo")]) == []
+    assert path.read_text() == "True"
+
+
 def test_a_worker_has_the_environment_of_the_moment(tmp_path, monkeypatch):
     for value in ("one", "two"):
         monkeypatch.setenv("ISOGRID_TEST_VARIABLE", value)

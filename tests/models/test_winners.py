@@ -76,6 +76,7 @@ def test_a_dead_class_is_still_found():
     assert live_outputs(net, torch.rand(3, 1, 8, 8, generator=generator(0, "live"))).tolist() == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_the_audit_says_by_itself_that_it_masks_gradients():
     """What PGD leaves standing at 10 % winners a gradient-free attack breaks; on the same network with ReLUs nothing is found."""
     split = load("mnist-5k", test=200)

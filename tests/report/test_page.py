@@ -7,6 +7,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -323,6 +325,13 @@ def test_void_levels_leave_the_terminal_room_for_the_sparsity(make_study, tmp_pa
     print_summary(folder, console)
     for words in ("33.3 %", "void! 300/5400", "median 0.400"):
         assert words in console.file.getvalue()
+
+
+def test_a_script_without_a_guard_draws_in_two_processes(study):
+    script = f"from pathlib import Path; from isogrid.report import build_report; print(build_report(Path({str(study)!r}), workers=2).name)"
+    done = subprocess.run([sys.executable], input=script, capture_output=True, text=True, check=True)  # from standard input: no file either
+    assert done.stdout.split() == ["report.html"]
+    assert not done.stderr
 
 
 def test_two_processes_draw_the_same_bytes_as_one(study):

@@ -34,7 +34,7 @@ def keys(change):
     return {task.label: task.key for task in plan(Spec.parse(BASE | change)).cells}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param(name, marks=pytest.mark.slow if "cifar" in name else ()) for name in PRESETS])
 def test_every_preset_can_be_planned_on_the_embedded_digits(preset, tmp_path):
     settings = preset_data(preset)
     settings["data"] = {"test": 1000} | (settings["data"] if isinstance(settings["data"], dict) else {}) | {"name": "mnist-5k"}

@@ -21,17 +21,19 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import ModuleType
+from typing import Final
 
 from isogrid.core.errors import IsogridError
 from isogrid.engines.graph import Graph
 from isogrid.engines.task import Event, Task
 
 OnEvent = Callable[[Event], None]
+_TRACING: Final = ("torch.export._trace",)  # loaded when torch.export first traces a network: 1.5 s that every worker would pay anew
 
 
 def warm_up(modules: Iterable[str]) -> None:
     """Start the server that workers are forked from, and let it import `modules`, while this process goes on; the first call counts."""
-    multiprocessing.set_forkserver_preload(list(modules))
+    multiprocessing.set_forkserver_preload([*modules, *_TRACING])
     resource_tracker.ensure_running()  # it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C during its imports would print them
     try:
@@ -147,7 +149,7 @@ def _idle(crew: list[_Worker], context: ForkServerContext, wanted: int) -> list[
     while len(crew) < wanted:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, dict(os.environ)), daemon=True)
-        with _no_script():
+        with without_script():
             process.start()
         theirs.close()
         crew.append(_Worker(process, ours))
@@ -155,8 +157,8 @@ def _idle(crew: list[_Worker], context: ForkServerContext, wanted: int) -> list[
 
 
 @contextlib.contextmanager
-def _no_script() -> Iterator[None]:
-    """What is started here does not run the user's script again: tasks need nothing of it, and it may lack the main guard."""
+def without_script() -> Iterator[None]:
+    """Processes started in this context do not run the user's script again: they need nothing of it, and it may lack the main guard."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from isogrid.core.files import write_text
+from isogrid.engines.local import without_script
 from isogrid.report import brackets, figures, gallery, grids, matrices, mechanism
 from isogrid.report.advice import Advice, advice, headline, marks
 from isogrid.report.captions import counted_over
@@ -115,7 +116,8 @@ def _galleries_drawn(pictures: Sequence[gallery.Gallery], out: Path, workers: in
         yield
         return
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        drawn = pool.submit(gallery.draw_all, pictures, out)
+        with without_script():
+            drawn = pool.submit(gallery.draw_all, pictures, out)
         yield
         drawn.result()
 
