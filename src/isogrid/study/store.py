@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Entry:
         """CPU time that it took; kept apart from the results, which are the same bytes every time."""
         return float(self._read("timing.json", lambda path: read_json(path)["cpu_seconds"]))
 
-    @property
+    @cached_property  # several tables ask for them
     def records(self) -> pd.DataFrame:
         """One row per sample."""
         found: pd.DataFrame = self._read("records.parquet", pd.read_parquet)
