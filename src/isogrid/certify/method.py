@@ -126,8 +126,8 @@ class Certifier(ABC):
         """Certify the samples x [N, *S] with classes y [N].
 
         `upper` [N]: verified distances of an attack in this norm and domain (inf where it failed), which save work; `on_batch(rows done)`
-        reports progress. The model and its mode are left as they were. Raises InputError for unusable samples, ModelError where the model
-        cannot be read (`read_graph`).
+        reports progress. The model and its mode are left as they were; bounds are computed on the CPU in float64, wherever the model is.
+        Raises InputError for unusable samples, ModelError where the model cannot be read (`read_graph`).
         """
         known = torch.full((len(y),), math.inf, dtype=torch.float64) if upper is None else upper.detach().double().cpu()
         if known.shape != y.shape or not bool((known >= 0).all()):
