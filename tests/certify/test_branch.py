@@ -76,6 +76,15 @@ def test_it_and_a_mip_never_disagree(seed, sparsity):
         assert torch.equal(said.certified, truth > eps)
 
 
+@pytest.mark.parametrize(("seed", "sample", "eps"), [(1, 0, 0.03), (1, 3, 0.03), (2, 1, 0.2)])
+def test_a_counterexample_just_within_the_radius_is_found(seed, sample, eps):
+    """By the exact solution of a leaf, whose point rounding must leave one, and where some 50 units are undecided."""
+    net, x, y = wide(seed, 0.6, inputs=20, hidden=(60, 30))
+    x, y = x[sample : sample + 1], y[sample : sample + 1]
+    truth = float(mip_distance(net, x, y, eps=eps))
+    assert bool(BranchAndBound(nodes=5000).verify(net, x, y, truth * 1.003).broken)
+
+
 @pytest.mark.parametrize("norm", [pytest.param("l2", marks=pytest.mark.slow), "linf"])
 def test_a_spent_budget_leaves_a_bound_that_grows(norm):
     net, x, y = wide(0)

@@ -15,7 +15,7 @@ from isogrid.certify.bounds import Sweep, backward, margin_rows
 from isogrid.certify.crown import by_lines, proved
 from isogrid.certify.dual import Bound, Dual, Multipliers
 from isogrid.certify.graph import Graph
-from isogrid.certify.leaf import BEYOND, leaf_bound
+from isogrid.certify.leaf import BEYOND, NOISE, leaf_bound
 from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.optimise import optimised, refined
 from isogrid.certify.programmes import Queue
@@ -27,14 +27,14 @@ _BATCH: Final = 128  # nodes split at once
 _TRIED: Final = 4  # candidates that the whole network looks at, the closest first
 _POLISH: Final = 3  # steps towards the boundary from a point of a bound
 _INSIDE: Final = 1 - 1e-6  # counterexamples are drawn in by this share, for float32 within what is asked
-_NOISE: Final = 0.25  # of the most that the model's rounding can move a margin: so far beyond the boundary a point is meant to be
 _LEAST: Final = 1e-12
 _ROUGH: Final = 1e-2  # CROWN's own radius is wanted to this share
 _NEAR: Final = 0.75  # from this share of the upper end on, all of it is tried at once
 _FEW: Final = 40  # units up to which linear programmes are worth solving
+_SOME: Final = 100  # units up to which they find counterexamples just within a radius that the batched search goes on looking for
 _MANY: Final = 500  # units from which on a region is so dear to make that the next radius follows the root's outlook
 _BRIEF: Final = 12  # steps of multipliers at the root where programmes follow, which find the best ones
-_PATIENCE: Final = 6  # steps of the batched search before that
+_PATIENCE, _LONGER = 6, 16  # steps of the batched search before that, of few units and of some
 _PROGRAMME: Final = 10  # bounds that one of them counts as
 _SHARE: Final = 0.25  # of the budget, for one radius
 _COSTS, _STRIDES = (0.02, 0.1, math.inf), (1.3, 1.15, 1.07)  # the less of the budget a radius took, the farther the next
@@ -102,7 +102,7 @@ class Tree:
     def __init__(self, dual: Dual, search: Search, *, steps: int, root_steps: int, gap: float, decide: bool) -> None:
         self.dual, self.search, self.steps, self.gap, self.decide = dual, search, steps, gap, decide
         self.top = float(dual.region.ball.radius)
-        self.small = few(dual.region)
+        self.small, self.patience = few(dual.region), patience(dual.region, decide)
         self.settled = math.inf  # the smallest radius among leaves that nothing closes
         targets = torch.arange(len(dual.region.C))
         start = dual.first(targets)
@@ -144,7 +144,7 @@ class Tree:
         """Split until nothing is open, the question is answered, or `share` of the whole budget is spent in this call."""
         stop = max(budget.left - share, 0.0)
         while self.open and budget.left > stop and not (self.decide and self.search.point is not None):
-            if self.small and self.steps_done >= _PATIENCE:
+            if self.steps_done >= self.patience:
                 self.solve(budget)
             else:
                 self.step(budget)
@@ -197,7 +197,7 @@ class Tree:
             value = (x * small.C[target]).sum(1) + small.c[target] + (h * small.Q[target]).sum(1)
             distance, gradient = ball.norm.size(x - ball.x), self.gradient(target, z)
             height, slope = value - (gradient * x).sum(1), ball.norm.dual_size(gradient)
-            noise = small.slack[target] * _NOISE
+            noise = small.slack[target] * NOISE
             crossed = value < -BEYOND / 3 * slope * distance - noise / 2
             self.search.meet(distance[crossed], x[crossed])
             radius = ball.critical(gradient[None], height[None])[0].clamp(0, 1e30) * (1 + BEYOND) + noise / slope.clamp_min(_LEAST)
@@ -232,7 +232,16 @@ class Tree:
 
 def few(region: Region) -> bool:
     """Whether linear programmes are worth solving on it, which find the best slopes of every unit by themselves."""
-    return region.ball.norm is not L2 and region.units <= _FEW and not bool(region.curved.any())
+    return math.isfinite(patience(region, decide=False))
+
+
+def patience(region: Region, decide: bool) -> float:
+    """Steps of the batched search before linear programmes take over; inf: they never do."""
+    if region.ball.norm is L2 or bool(region.curved.any()):
+        return math.inf
+    if region.units <= _FEW:
+        return _PATIENCE
+    return _LONGER if decide and region.units <= _SOME else math.inf
 
 
 def split(nodes: Multipliers, units: Tensor) -> Multipliers:

@@ -23,13 +23,15 @@ _ROUNDS: Final = 6  # in which faces of the box are added that the closest point
 _LEAST: Final = 1e-9
 BEYOND: Final = 3e-5
 """Counterexamples are looked for this share of the distance beyond a boundary, so that rounding leaves them counterexamples."""
+NOISE: Final = 0.25
+"""And beyond the margin's by this share of the most that the model's rounding can move it."""
 
 
 def leaf_bound(dual: Dual, node: Multipliers, goal: float) -> tuple[float, Tensor | None]:
     """(certified radius, a point [n] a little inside the polyhedron close to the centre, or None) of one node without free units.
 
     The point at the smallest distance lies on several boundaries at once, and a step across one may leave another: a second solution with
-    every boundary moved in by the share BEYOND of the distance is a point that rounding leaves inside.
+    every boundary moved in by the share BEYOND of the distance, the margin's by NOISE, too, is a point that rounding leaves inside.
     """
     G, h = polyhedron(dual, node)
     small = dual.region
@@ -43,7 +45,9 @@ def leaf_bound(dual: Dual, node: Multipliers, goal: float) -> tuple[float, Tenso
     multipliers, step = solved(h)
     if step is not None:
         size = float(small.ball.norm.size(torch.from_numpy(step)[None]))
-        step = solved(h - BEYOND * size * small.ball.norm.dual_size(torch.from_numpy(G)).numpy())[1]
+        inside = h - BEYOND * size * small.ball.norm.dual_size(torch.from_numpy(G)).numpy()
+        inside[0] -= NOISE * float(small.slack[node.target[0]])
+        step = solved(inside)[1]
     fixed = torch.nonzero(node.phase[0] != 0).squeeze(1)
     beta = torch.zeros_like(node.beta)
     beta[0, fixed] = torch.from_numpy(multipliers[1:] / max(multipliers[0], _LEAST)).clamp_min(0)
