@@ -18,6 +18,7 @@ _POWER = 2.0  # of the fall r*(0) - r*(R), until two evaluations tell it
 _POWERS = 0.25, 16.0  # between which it is believed
 _WITHIN = 0.9  # share of the tolerance that a step goes beyond an end that is as close as that
 _NEWTON = 12
+_FALL = 1.5  # r*(R) is taken to fall like R^-1.5, where one evaluation is all there is
 
 
 def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, guess: Tensor | None = None) -> Tensor:
@@ -25,11 +26,11 @@ def largest_radius(evaluate: Evaluate, limit: Tensor, tolerance: float, guess: T
 
     Relaxations made for R hold for every smaller radius, and tighten as R shrinks: r*(R) falls, and the best radius is its fixed point,
     which each evaluation brackets between R and r*(R). The fall r*(0) - r*(R) is close to c R^p over decades of R, so that the next R
-    solves c R^p + R = r*(0) for c and p of the last two evaluations; without r*(0) it is the root of the line through r*(R) - R. Where
-    an end of the bracket is as close to it as the tolerance, the next R lies beyond it by that much, and closes the bracket; where two
-    evaluations have not halved the bracket, it is its middle. Whatever the function does, what is returned was certified by one
-    evaluation. r* = 0 or infinite serves for bounds that only say no or yes. `guess` [B]: the first R, where one is known; else it
-    follows from R = 0.
+    solves c R^p + R = r*(0) for c and p of the last two evaluations; without r*(0) it is the root of the line through r*(R) - R, and
+    after the first evaluation where r* falling like R^-1.5 would meet R. Where an end of the bracket is as close to it as the tolerance,
+    the next R lies beyond it by that much, and closes the bracket; where two evaluations have not halved the bracket, it is its middle.
+    Whatever the function does, what is returned was certified by one evaluation. r* = 0 or infinite serves for bounds that only say no
+    or yes. `guess` [B]: the first R, where one is known; else it follows from R = 0.
     """
     rows = torch.arange(len(limit))
     low, high = torch.zeros_like(limit), limit.clone()
@@ -72,6 +73,8 @@ def _aim(first: Tensor, last: tuple[Tensor, Tensor], before: tuple[Tensor, Tenso
         root = (root - (share + root - first) / (power * share / root + 1)).clamp_min(0.0)
     gap, rest = found - radius, value - other
     straight = radius - gap * (radius - other) / (gap - rest)
+    alone = radius * (found / radius) ** (1 / (1 + _FALL))
+    straight = torch.where(torch.isnan(other), alone, straight)
     return torch.where(torch.isfinite(root) & (fall >= 0), root, straight)
 
 
