@@ -93,6 +93,16 @@ def test_every_verdict_appears_as_a_word_with_its_interval_and_reason(page):
     assert "[0.050, 0.110]" in page.text
 
 
+def test_a_claim_that_is_judged_at_both_ends_names_the_end(make_study, tmp_path):
+    folder = make_study(tmp_path / "ends", **SMALL)
+    claims = json.loads((folder / "claims.json").read_text())
+    (folder / "claims.json").write_text(json.dumps([*claims, claims[1] | {"end": "certified", "verdict": "undecided"}]))
+    page = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "Claim 2 ✕ contradicted" in page.text
+    assert "Claim 2, certified ? undecided" in page.text
+    _self_contained(page)
+
+
 def test_undecided_recommendations_say_so(study, page):
     found = advice(stored := read_tables(study), next(arm for arm in stored.arms if arm.model == "lenet-300-100"))
     assert "ℓ₂ is undecided" in headline(found)
