@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -100,6 +101,37 @@ def test_integers_are_numbers(tmp_path):
     assert (found.low.tolist(), found.high.tolist()) == ([-1.0, 0.0], [2.0, 3.0])
 
 
+def test_strict_bounds_leave_out_the_limit(tmp_path):
+    inside = "(assert (> X_0 0.25))(assert (< X_0 0.5))(assert (>= X_1 0.25))(assert (<= X_1 0.5))"
+    low, high = parsed(tmp_path, declared(2, 2) + inside + rivals(0, 2)).ends
+    assert low.tolist() == [np.nextafter(np.float32(0.25), np.float32(1)), 0.25]
+    assert high.tolist() == [np.nextafter(np.float32(0.5), np.float32(0)), 0.5]
+
+
+def test_a_counterexample_on_a_strict_bound_is_none(tmp_path):
+    network = linear(tmp_path, np.eye(2, dtype=np.float32), np.zeros(2, dtype=np.float32))  # only the corner that is left out ties
+    box = "(assert (> X_0 0.5))(assert (<= X_0 1.0))(assert (>= X_1 0.0))(assert (<= X_1 0.5))"
+    for text, verdict in ((box, "unknown"), (box.replace("> X_0", ">= X_0"), "violated")):
+        question = parsed(tmp_path, declared(2, 2) + text + rivals(0, 2))
+        assert decide(network, question, [CROWN(norm="linf")]).verdict in (verdict, "holds" if verdict == "unknown" else verdict)
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_sums_are_exact(tmp_path, label):
+    low, high = ball([0.05, 0.5], 0.1)
+    plain = f"(>= Y_1 Y_{label})"
+    same = f"(>= (+ Y_1 1e20 0.5) (+ (* 2.0 0.5 Y_{label}) (- 1e20 -0.5)))"
+    written = version_1(low, high, label, 3)
+    assert parsed(tmp_path, written.replace(plain, same)).label == label
+    for other in (same.replace("0.5) (+", "0.25) (+"), plain.replace("Y_1", "(* 1.0000000000000000001 Y_1)")):
+        with pytest.raises(InputError, match="property: got"):
+            parsed(tmp_path, written.replace(plain, other))
+
+
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path):
+    assert parsed(tmp_path, "\ufeff" + version_1(*ball([0.05, 0.5], 0.1), 0, 3)).label == 0
+
+
 HEAD, BOX = declared(2, 3), bounds([0.2, 0.3], [0.4, 0.5])
 REFUSED = {
     "nothing": "",
@@ -128,6 +160,8 @@ REFUSED = {
     "many digits": HEAD + BOX.replace("0.2", "9" * 30) + rivals(0, 3),
     "no number": HEAD + BOX.replace("0.2", "NaN") + rivals(0, 3),
     "an equation": version_2([0.2, 0.3], [0.4, 0.5], 0, 2, "(assert (== Y_0 Y_1))"),
+    "integers": (HEAD + BOX + rivals(0, 3)).replace("X_1 Real", "X_1 Int"),
+    "numbers in double precision": version_2([0.2, 0.3], [0.4, 0.5], 0, 2).replace("X float32", "X float64"),
     "two networks": version_2([0.2], [0.4], 0, 2).replace(
         "(declare-network f", "(declare-network g (declare-input A Real [1]) (declare-output B Real [1]))(declare-network f"
     ),

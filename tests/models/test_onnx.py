@@ -84,6 +84,12 @@ CASES = {
     "Concat": ((5,), [node("Relu", "x", outputs=("h",)), node("Concat", "h", constant(1, 2), "x", axis=-1)]),
     "Add of two": ((5,), [node("Relu", "x", outputs=("h",)), node("Add", "h", "x")]),
     "Max": ((5,), [node("Neg", "x", outputs=("h",)), node("Max", "h", "x")]),
+    "Max of several": (
+        (5,),
+        [node("Neg", "x", outputs=("h",)), node("Max", "h", constant(5), "x", constant(1, 5, seed=1), "h")],
+    ),
+    "Max of one": ((5,), [node("Max", "x")]),
+    "Max with constants": (IMAGE, [node("Max", constant(4, 1, 1), "x", constant(7))]),
     "Sub": (IMAGE, [node("Sub", constant(4, 1, 1), "x", outputs=("h",)), node("Sub", "h", "x")]),
     "Mul": (IMAGE, [node("Mul", "x", constant(7))]),
     "Div": ((5,), [node("Div", "x", np.abs(constant(5)) + 0.5)]),
@@ -235,6 +241,19 @@ REFUSED = {
         "BatchNormalization",
         "training_mode",
     ),
+    "a constant that is drawn": (
+        (5,),
+        [node("RandomNormal", outputs=("r",), shape=[1, 5], scale=1e-5), node("Add", "x", "r")],
+        "node r (RandomNormal)",
+        "random",
+    ),
+    "dropout of a constant in training": (
+        (5,),
+        [node("Dropout", constant(1, 5), np.float32(0.5), np.bool_(True), outputs=("r",)), node("Add", "x", "r")],
+        "node r (Dropout)",
+        "random",
+    ),
+    "a bias of another direction": ((5,), [node("Gemm", "x", constant(5, 3), constant(3, 1))], "the Gemm", "bias"),
     "dropout in training": ((5,), [node("Dropout", "x", np.float32(0.5), np.bool_(True))], "Dropout", "training"),
 }
 
@@ -257,6 +276,20 @@ def test_files_that_are_none(tmp_path):
             read_onnx(tmp_path / "net.onnx")
     with pytest.raises(InputError, match="existing ONNX file"):
         read_onnx(tmp_path / "nowhere.onnx")
+
+
+def test_what_onnxruntime_cannot_run_is_one_line(tmp_path):
+    made = node("Conv", "x", constant(6, 4, 2, 2), auto_pad="SAME_UPPER", dilations=[2, 2])
+    path = saved(tmp_path / "net.onnx", [made], IMAGE)
+    with pytest.raises(InputError, match=r"model: got .*net\.onnx") as raised:
+        open_model(str(path), torch.rand(2, *IMAGE), 2)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_network_without_classes_is_refused(tmp_path):
+    path = saved(tmp_path / "net.onnx", [node("Slice", "x", ints(0), ints(0), ints(1))], (5,))
+    with pytest.raises(InputError, match="logits of shape"):
+        read_onnx(path)
 
 
 @pytest.mark.parametrize("batch", [5, 0])

@@ -151,9 +151,7 @@ def _clamp(builder: Builder, call: Call) -> Ref:
         raise Unsupported("limits that depend on the input")
     shape = builder.nodes[x].shape
     if low is not None:
-        limit = per_sample(call, low, shape)
-        above = builder.add(call.name, Relu(), scale(builder, call.name, x, 1.0, -limit, 0))
-        x = scale(builder, call.name, above, 1.0, limit, 0)
+        x = moves.at_least(builder, call.name, x, per_sample(call, low, shape))
     if high is not None:
         limit = per_sample(call, high, shape)
         below = builder.add(call.name, Relu(), scale(builder, call.name, x, -1.0, limit, 0))  # high - relu(high - z)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from isogrid.certify.call import Call, Ref, Unsupported, per_sample, ref
+from isogrid.certify.call import Call, Ref, Unsupported, per_sample, ref, scale
 from isogrid.certify.graph import Builder
 from isogrid.certify.operations import Move, Relu, Sum
 
@@ -18,9 +18,20 @@ def maximum(builder: Builder, name: str, a: int, b: int) -> int:
     return builder.add(name, Sum(signs=(1.0, 1.0), roundings=0), a, builder.add(name, Relu(), gap), hull=(a, b))
 
 
+def at_least(builder: Builder, name: str, x: int, limit: Tensor) -> int:
+    """max(x, limit) = limit + relu(x - limit)."""
+    above = builder.add(name, Relu(), scale(builder, name, x, 1.0, -limit, 0))
+    return scale(builder, name, above, 1.0, limit, 0)
+
+
 def elementwise_maximum(builder: Builder, call: Call) -> Ref:
-    """torch.maximum of two values."""
-    a, b = ref(call["self"]), ref(call["other"])
+    """torch.maximum of two values, or of a value and a constant c: c + relu(x - c)."""
+    first, second = call["self"], call["other"]
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        x, other = (ref(second), first) if isinstance(first, Tensor) else (ref(first), second)
+        limit = per_sample(call, other, builder.nodes[x].shape)
+        return Ref(at_least(builder, call.name, x, limit))
+    a, b = ref(first), ref(second)
     if builder.nodes[a].shape != builder.nodes[b].shape:
         raise Unsupported("a maximum of values of different shapes")
     return Ref(maximum(builder, call.name, a, b))

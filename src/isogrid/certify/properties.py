@@ -80,10 +80,14 @@ class Property:
             raise InputError("property", f"input {i} in [{self.low[i]:.9g}, {self.high[i]:.9g}]", "bounds with a float32 between them")
         bottom, top = self.box
         x, eps = self.x.double(), self.eps
+        if not eps > 0:
+            raise InputError(
+                "property", f"input 0 in [{self.low[0]:.6g}, {self.high[0]:.6g}], and no other wider", f"{ROBUST}; a box with a width"
+            )
         slack = _ROUGH[0] * eps + _ROUGH[1] * max(abs(bottom), abs(top))
         beyond = torch.maximum(self.low - (x - eps).clamp_min(bottom), (x + eps).clamp_max(top) - self.high)
         worst = int(beyond.argmax())
-        if not eps > 0 or float(beyond[worst]) > slack:
+        if float(beyond[worst]) > slack:
             got = f"input {worst} in [{self.low[worst]:.6g}, {self.high[worst]:.6g}] beside others up to {2 * eps:.6g} wide"
             raise InputError("property", got, f"{ROBUST}; the box a ball around one sample, cut by one range")
 

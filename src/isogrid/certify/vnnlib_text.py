@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ def read_region(path: str | Path) -> Region:
     if path.stat().st_size > _MOST_BYTES:
         raise InputError("property", f"{path.stat().st_size} bytes in {path}", f"files of up to {_MOST_BYTES}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError("property", str(path), "VNN-LIB, which is text in UTF-8") from None
     try:
@@ -82,6 +83,8 @@ def _newer(text: str) -> str:
         counts[letter] = len(indices)
     if len(names) != sum(counts.values()):
         raise _Other("declarations other than X_i and Y_i")
+    if others := sorted({found[2] for found in _DECLARED.finditer(text)} - {"Real"}):
+        raise _Other(f"variables of type {others[0]}, not Real")
     header = f"(declare-network f (declare-input X float32 [{counts['X']}]) (declare-output Y float32 [{counts['Y']}]))"
     body = _INTEGER.sub(r"\1.0", _NAME.sub(r"\1[\2]", _DECLARED.sub(" ", text)))
     return f"(vnnlib-version <2.0>)\n{header}\n{body}"
@@ -101,6 +104,9 @@ def _region(query: Any) -> Region:
     if len(query.networks) != 1 or len(query.networks[0].inputs) != 1 or len(query.networks[0].outputs) != 1:
         raise _Other("other than one network of one input and one output")
     network = query.networks[0]
+    for one in (network.inputs[0], network.outputs[0]):
+        if one.dtype not in (vnnlib.DType.F32, vnnlib.DType.Unknown):  # Real, which has no type there
+            raise _Other(f"{one.name} of type {one.dtype.name}, not float32")
     inputs, outputs = (math.prod(one[0].shape) for one in (network.inputs, network.outputs))
     low, high = np.full(inputs, -np.inf), np.full(inputs, np.inf)
     disjuncts: list[tuple[int, int, bool]] | None = None
@@ -122,7 +128,9 @@ def _region(query: Any) -> Region:
         raise _Other(f"input {place} between {low[place]} and {high[place]}")
     classes, rivals = {y for _, y, _ in disjuncts}, {k for k, _, _ in disjuncts}
     ties = {tie for _, _, tie in disjuncts}
-    if len(classes) != 1 or len(ties) != 1 or rivals != set(range(outputs)) - classes:
+    if len(ties) != 1:
+        raise _Other("conditions on the outputs of which some are strict and others not")
+    if len(classes) != 1 or rivals != set(range(outputs)) - classes:
         raise _Other(f"outputs {sorted(rivals)} against {sorted(classes)} of {outputs}")
     return low, high, classes.pop(), outputs, ties.pop()
 
@@ -136,38 +144,67 @@ def _parts(expression: Any, kind: Any) -> Iterator[Any]:
         yield from _parts(part, kind)
 
 
-def _difference(comparison: Any, vnnlib: Any) -> tuple[dict[tuple[Any, int], float], float, bool]:
-    """(coefficients by kind and flat index, constant, strict) of a comparison written as sum + constant >= 0."""
-    signs = {vnnlib.GreaterEqual: 1.0, vnnlib.GreaterThan: 1.0, vnnlib.LessEqual: -1.0, vnnlib.LessThan: -1.0}
+Linear = dict[tuple[Any, int] | None, Fraction]
+"""Coefficients by kind and flat index of a variable; None is the constant. Exact: a sum of floats may lose a part of what is written."""
+
+
+def _linear(expression: Any, vnnlib: Any) -> Linear:
+    if isinstance(expression, vnnlib.Var):
+        return {(expression.kind, int(np.ravel_multi_index(expression.indices, expression.shape))): Fraction(1)}
+    if isinstance(expression, vnnlib.Literal):
+        return {None: Fraction(expression.lexeme)}
+    parts = [_linear(part, vnnlib) for part in expression.children()]
+    if isinstance(expression, vnnlib.Multiply):
+        found: Linear = {None: Fraction(1)}
+        for part in parts:
+            constants = [set(side) <= {None} for side in (found, part)]
+            if not any(constants):
+                raise _Other(f"{str(expression)[:60]}, which is not linear")
+            factor, other = (found, part) if constants[0] else (part, found)
+            found = {key: factor.get(None, Fraction(0)) * value for key, value in other.items()}
+        return found
+    signs = [1 if isinstance(expression, vnnlib.Plus) else -1] * len(parts)
+    if isinstance(expression, vnnlib.Minus):
+        signs[0] = 1
+    return _total(zip(signs, parts, strict=True))
+
+
+def _total(parts: Iterable[tuple[int, Linear]]) -> Linear:
+    found: Linear = {}
+    for sign, part in parts:
+        for key, value in part.items():
+            found[key] = found.get(key, Fraction(0)) + sign * value
+    return {key: value for key, value in found.items() if value}
+
+
+def _difference(comparison: Any, vnnlib: Any) -> tuple[Linear, Fraction, bool]:
+    """(coefficients, constant, strict) of a comparison written as sum + constant >= 0."""
+    signs = {vnnlib.GreaterEqual: 1, vnnlib.GreaterThan: 1, vnnlib.LessEqual: -1, vnnlib.LessThan: -1}
     sign = signs.get(type(comparison))
     if sign is None:
         raise _Other(f"{str(comparison)[:60]}")
-    found: dict[tuple[Any, int], float] = {}
-    constant = 0.0
-    for side, factor in ((comparison.lhs, sign), (comparison.rhs, -sign)):
-        try:
-            linear = side.to_linear_expr()
-        except Exception:  # the package's own
-            raise _Other(f"{str(comparison)[:60]}, which is not linear") from None
-        constant += factor * linear.constant
-        for term in linear.terms:
-            variable = term.var
-            key = (variable.kind, int(np.ravel_multi_index(variable.indices, variable.shape)))
-            found[key] = found.get(key, 0.0) + factor * term.coeff
-    return found, constant, type(comparison) in (vnnlib.GreaterThan, vnnlib.LessThan)
+    found = _total([(sign, _linear(comparison.lhs, vnnlib)), (-sign, _linear(comparison.rhs, vnnlib))])
+    return found, found.pop(None, Fraction(0)), type(comparison) in (vnnlib.GreaterThan, vnnlib.LessThan)
 
 
 def _bound(comparison: Any, vnnlib: Any) -> tuple[int, float, bool] | None:
-    """(input, limit, whether it lies above it) of a comparison of one input with a number; None where it is none."""
-    found, constant, _ = _difference(comparison, vnnlib)
+    """(input, limit, whether it lies above it) of a comparison of one input with a number; None where it is none.
+
+    The limit itself is outside where the comparison is strict: the next number is the limit then.
+    """
+    found, constant, strict = _difference(comparison, vnnlib)
     if len(found) != 1:
         return None
-    ((kind, place), factor), *_ = found.items()
+    (((kind, place), factor),) = ((key, value) for key, value in found.items() if key is not None)
     if kind != vnnlib.SymbolKind.Input:
         return None
     if abs(factor) != 1:
         raise _Other(f"{str(comparison)[:60]}")
-    return place, 0.0 - constant * factor, factor > 0
+    try:
+        limit = float(-constant * factor)
+    except OverflowError:
+        raise _Other(f"{str(comparison)[:60]}") from None
+    return place, math.nextafter(limit, math.inf * factor) if strict else limit, factor > 0
 
 
 def _beaten(expression: Any, vnnlib: Any) -> tuple[int, int, bool]:
@@ -176,7 +213,7 @@ def _beaten(expression: Any, vnnlib: Any) -> tuple[int, int, bool]:
     if more or not isinstance(comparison, vnnlib.Comparison):
         raise _Other(f"{str(expression)[:60]}")
     found, constant, strict = _difference(comparison, vnnlib)
-    places = {factor: place for (kind, place), factor in found.items() if kind == vnnlib.SymbolKind.Output}
-    if len(found) != 2 or set(places) != {1.0, -1.0} or constant != 0:
+    places = {factor: key[1] for key, factor in found.items() if key is not None and key[0] == vnnlib.SymbolKind.Output}
+    if len(found) != 2 or set(places) != {1, -1} or constant != 0:
         raise _Other(f"{str(comparison)[:60]}")
-    return places[1.0], places[-1.0], not strict
+    return places[Fraction(1)], places[Fraction(-1)], not strict

@@ -65,8 +65,12 @@ def decide_property(
 
 
 def _written(out: Path, found: Decision) -> Path | None:
-    """The counterexample, if there is one, in VNN-COMP's form: every digit of its float32 numbers, and onnxruntime's outputs."""
+    """The counterexample, if there is one, in VNN-COMP's form: every digit of its float32 numbers, and onnxruntime's outputs.
+
+    One of an earlier verdict does not stay beside another.
+    """
     if found.point is None or found.logits is None:
+        (out / COUNTEREXAMPLE).unlink(missing_ok=True)
         return None
     lines = [
         f"({letter}_{i} {value!r})"

@@ -28,6 +28,7 @@ AGREE: Final = 1e-4
 """Logits may differ from onnxruntime's by this share of the largest one (of 1, where that is smaller): two orders of summation do."""
 _NOISE: Final = 16  # inputs drawn between the smallest and the largest value of the samples, compared beside these
 _FLOAT: Final = 1  # TensorProto.FLOAT
+_RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 @final
@@ -59,9 +60,12 @@ class OnnxNetwork:
     session: Any = field(repr=False)
 
     def reference(self, x: Tensor) -> Tensor:
-        """What onnxruntime computes for x [N, *S], row by row: logits [N, classes]."""
+        """What onnxruntime computes for x [N, *S], row by row: logits [N, classes]. Raises InputError where it cannot run the file."""
         name = self.session.get_inputs()[0].name
-        rows = [self.session.run(None, {name: row[None].numpy()})[0] for row in x.detach().float().cpu()]
+        try:
+            rows = [self.session.run(None, {name: row[None].numpy()})[0] for row in x.detach().float().cpu()]
+        except Exception as error:  # onnxruntime's errors have no public base
+            raise InputError("model", str(self.path), f"a file that onnxruntime can run ({_said(error)})") from None
         return torch.stack([torch.from_numpy(row).reshape(-1) for row in rows])
 
     def agree(self, x: Tensor) -> None:
@@ -115,8 +119,11 @@ def _parsed(onnx: Any, path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    said = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError("model", str(path), f"a valid ONNX file ({said})")
+    return InputError("model", str(path), f"a valid ONNX file ({_said(error)})")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _interface(onnx: Any, proto: Any, path: Path) -> tuple[str, tuple[int, ...]]:
@@ -127,12 +134,12 @@ def _interface(onnx: Any, proto: Any, path: Path) -> tuple[str, tuple[int, ...]]
         got = f"{len(inputs)} inputs and {len(proto.graph.output)} outputs of {path}"
         raise InputError("model", got, "a classifier of one input and one output")
     kind = inputs[0].type.tensor_type
-    dims = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
-    if kind.elem_type != _FLOAT or len(dims) < 2 or dims[0] > 1 or min(dims[1:]) < 1:
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    if kind.elem_type != _FLOAT or len(dims) < 2 or dims[0] not in (None, 1) or not all(dims[1:]):
         name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-        got = f"an input {name} {[d or '?' for d in dims]} of {path}"
+        got = f"an input {name} {['?' if d is None else d for d in dims]} of {path}"
         raise InputError("model", got, "float32 of shape [1 or any, ...], every other dimension a number")
-    return inputs[0].name, tuple(dims[1:])
+    return inputs[0].name, tuple(d for d in dims[1:] if d)
 
 
 def _module(onnx: Any, proto: Any, path: Path, source: str, shape: tuple[int, ...]) -> tuple[OnnxModule, int]:
@@ -155,7 +162,7 @@ def _module(onnx: Any, proto: Any, path: Path, source: str, shape: tuple[int, ..
             steps[node.output[0]] = step = _step(onnx, node, inputs)
             values[node.output[0]] = Live(node.output[0], _tried(step, values))
     result = values.get(graph.output[0].name)
-    if not isinstance(result, Live) or result.example.dim() != 2:
+    if not isinstance(result, Live) or result.example.dim() != 2 or result.example.shape[1] < 1:
         got = "a constant" if not isinstance(result, Live) else f"shape {tuple(result.example.shape)} for one sample"
         raise InputError("model", f"{got}, as output of {path}", "logits of shape [batch, classes] that depend on the input")
     return OnnxModule(source, steps, result.name).eval(), result.example.shape[1]
@@ -197,7 +204,11 @@ def _tried(step: Step, values: dict[str, Live | Tensor]) -> Tensor:
 
 
 def _folded(onnx: Any, proto: Any, node: Any, inputs: tuple[Live | Tensor | None, ...]) -> dict[str, Live | Tensor]:
-    """What a node gives whose inputs are all constant, by ONNX's own reference."""
+    """What a node gives whose inputs are all constant, by ONNX's own reference; it must be the same in every run."""
+    training = inputs[2] if node.op_type == "Dropout" and len(inputs) > 2 else None
+    drawn = node.op_type in _RANDOM or (isinstance(training, Tensor) and bool(training.any()))
+    if drawn or any(a.HasField("g") or a.graphs for a in node.attribute):
+        raise Unsupported("a constant that is drawn at random, or computed by a graph of its own")
     reference = needed("onnx.reference", *EXTRA)
     held = {name: value.numpy() for name, value in zip(node.input, inputs, strict=True) if isinstance(value, Tensor)}
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in held.items()]

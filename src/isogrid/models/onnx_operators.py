@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable
@@ -24,7 +25,7 @@ def _gemm(node: Node) -> Step:
     alpha, beta = _float32(node, "alpha", 1.0), _float32(node, "beta", 1.0)
     weight = weight if node.flag("transB") else weight.T.contiguous()
     if bias is not None:
-        if bias.numel() not in (1, len(weight)):
+        if bias.numel() not in (1, len(weight)) or bias.dim() > 2 or (bias.dim() == 2 and len(bias) != 1):
             raise Unsupported(f"a bias of shape {tuple(bias.shape)}; accepted: one value, or one for each of the {len(weight)} outputs")
         bias = bias.flatten().expand(len(weight)).contiguous()
     if alpha == 1 and beta == 1:
@@ -56,6 +57,8 @@ def _elementwise(function: Callable[[Tensor, Tensor], Tensor], both: bool) -> Re
     """Two operands that numpy would broadcast; `both` may depend on the input."""
 
     def read(node: Node) -> Step:
+        if len(node.inputs) != 2:
+            raise Unsupported(f"{len(node.inputs)} operands; accepted: 2")
         first, second = node.given(0), node.given(1)
         if isinstance(first, Live) and isinstance(second, Live):
             if not both or first.example.dim() != second.example.dim():
@@ -67,6 +70,16 @@ def _elementwise(function: Callable[[Tensor, Tensor], Tensor], both: bool) -> Re
         return node.step(lambda x, c: function(c, x), value, of=(1,))
 
     return read
+
+
+def _maximum(node: Node) -> Step:
+    """Of any number of operands; a constant's NaN counts, as it does there."""
+    places = [i for i, value in enumerate(node.inputs) if isinstance(value, Live)]
+    first = node.live(places[0])
+    if any(node.live(i).example.dim() != first.example.dim() for i in places):
+        raise Unsupported("operands that depend on the network's input, of different dimensions")
+    fixed = [_operand(node.constant(i, "an operand"), first) for i in range(len(node.inputs)) if i not in places]
+    return node.step(lambda *values: functools.reduce(torch.maximum, values), *fixed, of=places)
 
 
 def _operand(value: Tensor, beside: Live) -> Tensor:
@@ -232,7 +245,7 @@ OPERATORS: Final[dict[str, Reading]] = WINDOWS | {
     "Identity": _unary(lambda x: x),
     "LeakyRelu": _leaky,
     "MatMul": _matmul,
-    "Max": _elementwise(torch.maximum, both=True),
+    "Max": _maximum,
     "Mul": _elementwise(torch.mul, both=False),
     "Neg": _unary(torch.neg),
     "PRelu": _prelu,
