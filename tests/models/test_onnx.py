@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from onnx import helper, numpy_helper
 
 from isogrid.certify import read_graph
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import generator
 from isogrid.models import open_model, read_onnx
 from isogrid.models.onnx_operators import OPERATORS
@@ -284,6 +284,14 @@ def test_what_onnxruntime_cannot_run_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"model: got .*net\.onnx") as raised:
         open_model(str(path), torch.rand(2, *IMAGE), 2)
     assert "\n" not in str(raised.value)
+
+
+def test_what_certificates_do_not_support_is_named_by_the_files_own_name(tmp_path):
+    nodes = [node("ReduceMean", "x", ints(1), outputs=("mean/of.x",)), node("Sub", "x", "mean/of.x")]
+    network = read_onnx(saved(tmp_path / "net.onnx", nodes, (5,)))
+    network.agree(torch.rand(3, 5))
+    with pytest.raises(ModelError, match=r"in module steps\.1_z "):
+        read_graph(network.module, torch.rand(3, 5))
 
 
 def test_a_network_without_classes_is_refused(tmp_path):

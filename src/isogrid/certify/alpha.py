@@ -15,8 +15,8 @@ from isogrid.certify.dual import Dual
 from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.optimise import optimised, refined
 from isogrid.certify.region import region
-from isogrid.certify.search import largest_radius, require_tolerance
-from isogrid.core.errors import InputError
+from isogrid.certify.search import largest_radius
+from isogrid.core.parameters import number, whole
 
 _FIRST = 1.1  # of CROWN's radius, where the search begins
 _OUTLOOK = 1.5  # margins whose first bounds hold to this multiple of the radius are optimised only where they are the least
@@ -41,16 +41,9 @@ class AlphaCROWN(Certifier):
 
     name: ClassVar[str] = "alpha-crown"
 
-    steps: int = 30
-    inner: int = 16
-    tolerance: float = 1e-2
-
-    def __post_init__(self) -> None:
-        Certifier.__post_init__(self)
-        require_tolerance(self.tolerance)
-        for field, value, least in (("steps", self.steps, 1), ("inner", self.inner, 0)):
-            if value < least:
-                raise InputError(field, value, f"a whole number >= {least}")
+    steps: int = whole(30)
+    inner: int = whole(16, 0)
+    tolerance: float = number(1e-2, 0, 1, low_open=True)
 
     def search(self, problem: Problem) -> Found:
         if problem.decide:

@@ -47,6 +47,13 @@ class Sweep:
         self.high.append(high)
         self.rounding.append(rounding)
 
+    def in_range(self) -> Tensor:
+        """Whether no sum of the deployed network can leave the range of its type within the ball: [B]."""
+        sizes = [value.flatten(1).amax(1) for value in self.rounding if value is not None and value[0].numel()]
+        return (
+            torch.stack([size <= self.graph.ceiling for size in sizes]).all(0) if sizes else torch.ones(len(self.low[0]), dtype=torch.bool)
+        )
+
     def take(self, rows: Tensor) -> Sweep:
         """The bounds of some samples."""
         low, high = ([value[rows] for value in side] for side in (self.low, self.high))
@@ -180,19 +187,19 @@ class Bounder:
         Nodes that are affine in the input are bound by their own dual norms, others by intervals, and with `refine` = "lines" those
         inputs of ReLU and tanh that intervals leave undecided by lines taken back to the input.
         """
-        graph, found, gamma = self.graph, Sweep(graph=self.graph, ball=ball), self.graph.gamma()
+        graph, found = self.graph, Sweep(graph=self.graph, ball=ball)
         before = {node.inputs[0] for _, node in graph.nonlinear()}
         low, high = ball.hull()
         found.add(low, high, None)
         centre: tuple[list[Tensor], list[Tensor]] = [ball.x], [ball.x]  # of nodes affine in the input: what they may be at x itself
         for i, node in enumerate(graph.nodes[1:], 1):
             assert node.operation is not None
-            rounding = node_rounding(node, found.low, found.high, gamma)
+            rounding = node_rounding(graph, node, found.low, found.high)
             if i in self.direct and isinstance(node.operation, Linear | Convolution):  # a ball's inputs are not all at its hull's corners
-                nearby = node_rounding(node, *centre, gamma)
+                nearby = node_rounding(graph, node, *centre)
                 assert rounding is not None
                 assert nearby is not None
-                farther = gamma(node.operation.terms).to(nearby) * per_row(ball.radius, rounding) * self.spread[i]
+                farther = graph.gamma()(node.operation.terms).to(nearby) * per_row(ball.radius, rounding) * self.spread[i] + graph.floor
                 rounding = torch.minimum(rounding, nearby + farther)
             low, high = widened(*node_interval(node, found.low, found.high), rounding)
             if i <= max(self.spread, default=0):

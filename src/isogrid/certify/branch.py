@@ -22,6 +22,8 @@ from isogrid.certify.programmes import Queue
 from isogrid.certify.region import Region, region
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2
+from isogrid.core.numbers import real
+from isogrid.core.parameters import checked, number, whole
 
 _BATCH: Final = 128  # nodes split at once
 _TRIED: Final = 4  # candidates that the whole network looks at, the closest first
@@ -255,6 +257,13 @@ def split(nodes: Multipliers, units: Tensor) -> Multipliers:
     return both[0].with_(both[1])
 
 
+def _above_zero(name: str, value: object) -> float:
+    found = real(value)
+    if found is None or not found > 0:
+        raise InputError(name, value, "a number above 0")
+    return found
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchAndBound(Certifier):
@@ -266,22 +275,12 @@ class BranchAndBound(Certifier):
 
     name: ClassVar[str] = "branch-and-bound"
 
-    nodes: int = 20000
-    seconds: float = math.inf
-    gap: float = 1e-3
-    steps: int = 12
-    root_steps: int = 40
-    inner: int = 8
-
-    def __post_init__(self) -> None:
-        Certifier.__post_init__(self)
-        for name, value, least in (("steps", self.steps, 1), ("root_steps", self.root_steps, 1), ("nodes", self.nodes, 0)):
-            if value < least:
-                raise InputError(name, value, f"a whole number >= {least}")
-        if not self.seconds > 0:
-            raise InputError("seconds", self.seconds, "a number above 0")
-        if not 0 < self.gap < 1:
-            raise InputError("gap", self.gap, "a number above 0 and below 1")
+    nodes: int = whole(20000, 0)
+    seconds: float = checked(math.inf, _above_zero)
+    gap: float = number(1e-3, 0, 1, low_open=True)
+    steps: int = whole(12)
+    root_steps: int = whole(40)
+    inner: int = whole(8, 0)
 
     def search(self, problem: Problem) -> Found:
         points, radius = torch.full_like(problem.x, math.nan), problem.limit.clone()

@@ -77,8 +77,10 @@ class Verdicts:
 def strongest(certificates: Sequence[Certificate]) -> Certificate:
     """The largest radius and the smallest upper end of several certificates of the same samples, norm and domain.
 
-    Raises InputError where these differ, or where one's radius exceeds another's upper end.
+    Raises InputError where there is none, where these differ, or where one's radius exceeds another's upper end.
     """
+    if not certificates:
+        raise InputError("certificates", "none", "at least one certificate")
     first = certificates[0]
     if any(c.norm is not first.norm or c.domain != first.domain or c.radius.shape != first.radius.shape for c in certificates):
         raise InputError("certificates", [c.method for c in certificates], "certificates of one set of samples in one norm and domain")

@@ -15,7 +15,8 @@ from isogrid.certify.bounds import Refine, Sweep, backward, margin_rows
 from isogrid.certify.graph import rows_at_once
 from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.relaxations import Slopes
-from isogrid.certify.search import Evaluate, largest_radius, require_tolerance
+from isogrid.certify.search import Evaluate, largest_radius
+from isogrid.core.parameters import number
 
 _CLOSER: Final = 0.7  # share of the tolerance that a search in float32 stops at
 _FINEST: Final = 5e-4  # the finest tolerance that float32 serves
@@ -98,11 +99,7 @@ def proved(evaluation: Callable[[Problem], Evaluate], problem: Problem, toleranc
 class Bounded(Certifier):
     """A method that gives, for bounds that hold up to a radius R, the radius r* at which its bound on the margin reaches 0."""
 
-    tolerance: float = 1e-3
-
-    def __post_init__(self) -> None:
-        Certifier.__post_init__(self)
-        require_tolerance(self.tolerance)
+    tolerance: float = number(1e-3, 0, 1, low_open=True)
 
     @abstractmethod
     def evaluation(self, problem: Problem) -> Evaluate:

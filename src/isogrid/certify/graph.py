@@ -18,6 +18,9 @@ from isogrid.core.random import generator
 
 RUN_UNIT: Final = 2.0**-53
 """The rounding unit of our own computations."""
+_TERMS: Final = 2**26
+"""More products than any output adds up."""
+_PROBES: Final = 3
 ROW_BYTES: Final = 4 * 2**20
 """Rows are taken back in parts whose coefficients at the widest node stay within this: small enough for a cache."""
 
@@ -83,6 +86,20 @@ class Graph:
         """
         return gamma_of((self.unit, 0), *([(RUN_UNIT, 4 * self.widest + 64)] if self.dtype == torch.float64 else []))
 
+    @property
+    def floor(self) -> float:
+        """What a deployed operation may lose besides, where products are too small for normal numbers; in float32 we only guess."""
+        return self._deployed.tiny * _TERMS if self.dtype == torch.float64 else 0.0
+
+    @property
+    def ceiling(self) -> float:
+        """Rounding up to which no deployed sum can have overflowed: it is at least `unit` times the sum's size."""
+        return self._deployed.max * self.unit
+
+    @property
+    def _deployed(self) -> torch.finfo:
+        return torch.finfo(torch.float32 if self.unit > RUN_UNIT else torch.float64)
+
     def nonlinear(self) -> Iterator[tuple[int, Node]]:
         """(index, node) of every ReLU and tanh."""
         return ((i, node) for i, node in enumerate(self.nodes) if node.operation is not None and not node.operation.affine)
@@ -101,17 +118,22 @@ class Builder:
     def add(self, name: str, operation: Operation, *inputs: int, hull: tuple[int, int] | None = None) -> int:
         """Append a node and return its index; ValueError for an operation that is not one on each sample by itself."""
         random = generator(0, "graph probe")
-        probes = [torch.randn(3, *self.nodes[i].shape, dtype=torch.float64, generator=random) for i in inputs]
+        probes = [torch.randn(_PROBES, *self.nodes[i].shape, dtype=torch.float64, generator=random) for i in inputs]
         try:
-            together, alone = operation.forward(*probes), operation.forward(*[probe[1:2] for probe in probes])
+            together = operation.forward(*probes)
+            alone = [operation.forward(*[probe[row : row + 1] for probe in probes]) for row in range(_PROBES)]
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"cannot run on other batches: {str(error).splitlines()[0]}") from None
-        if together.shape[0] != 3 or not torch.allclose(together[1:2], alone, rtol=1e-9, atol=1e-9):
+        if together.dim() == 0 or not all(one.shape == (1, *together.shape[1:]) for one in alone):
+            raise ValueError("mixes the samples of a batch")
+        if not together.isfinite().all():
+            raise ValueError("gives numbers that are not finite")
+        if not torch.allclose(together, torch.cat(alone), rtol=1e-9, atol=1e-9):
             raise ValueError("mixes the samples of a batch")
         if isinstance(operation, Move):
             offset = operation.forward(*[torch.zeros_like(probe[:1]) for probe in probes])[0]
             operation = replace(operation, offset=offset) if bool(offset.any()) else operation
-        self.nodes.append(Node(name=name, operation=operation, inputs=inputs, shape=tuple(alone.shape[1:]), hull=hull))
+        self.nodes.append(Node(name=name, operation=operation, inputs=inputs, shape=tuple(together.shape[1:]), hull=hull))
         return len(self.nodes) - 1
 
 

@@ -2,7 +2,7 @@
 
 The deployed network is the exact one with a disturbance at each operation: h_i = f_i(h_j, ...) + d_i, |d_i| <= `rounding` of the
 operation on values of the sizes that its inputs' intervals allow. Bounds that allow for these disturbances hold for every order of
-summation.
+summation, as long as no sum leaves the range of the deployed type (`Sweep.in_range`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from isogrid.certify.graph import Graph, Node
-from isogrid.certify.operations import Gamma
 
 
 def node_interval(node: Node, lows: Sequence[Tensor], highs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -26,10 +25,11 @@ def node_interval(node: Node, lows: Sequence[Tensor], highs: Sequence[Tensor]) -
     return low, high
 
 
-def node_rounding(node: Node, lows: Sequence[Tensor], highs: Sequence[Tensor], gamma: Gamma) -> Tensor | None:
+def node_rounding(graph: Graph, node: Node, lows: Sequence[Tensor], highs: Sequence[Tensor]) -> Tensor | None:
     """How far a deployed operation's value may lie from the exact one's on the same inputs: [B, *shape]; None: 0."""
     assert node.operation is not None
-    return node.operation.rounding([torch.maximum(lows[i].abs(), highs[i].abs()) for i in node.inputs], gamma)
+    found = node.operation.rounding([torch.maximum(lows[i].abs(), highs[i].abs()) for i in node.inputs], graph.gamma())
+    return found if found is None or graph.floor == 0 else found + graph.floor * (found > 0)
 
 
 def widened(low: Tensor, high: Tensor, rounding: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -39,9 +39,9 @@ def widened(low: Tensor, high: Tensor, rounding: Tensor | None) -> tuple[Tensor,
 
 def deployed_bounds(graph: Graph, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Bounds of what every node of a deployed network may give at the points x [B, *S] themselves."""
-    lows, highs, gamma = [x], [x], graph.gamma()
+    lows, highs = [x], [x]
     for node in graph.nodes[1:]:
-        low, high = widened(*node_interval(node, lows, highs), node_rounding(node, lows, highs, gamma))
+        low, high = widened(*node_interval(node, lows, highs), node_rounding(graph, node, lows, highs))
         lows.append(low)
         highs.append(high)
     return lows, highs

@@ -25,8 +25,11 @@ from isogrid.certify.certificate import Certificate, Verdicts
 from isogrid.certify.folding import folded
 from isogrid.certify.graph import Graph
 from isogrid.certify.reading import read_graph
-from isogrid.core.errors import InputError, one_of
+from isogrid.core.errors import InputError
+from isogrid.core.modules import check_module
 from isogrid.core.norms import NORMS, Norm, norm as norm_of
+from isogrid.core.numbers import limits
+from isogrid.core.parameters import check_parameters, choice, require_number
 
 BATCH_BYTES: Final = 64 * 2**20
 """The batch rule: as many samples as keep one set of a batch's bounds, low and high of every node in float64, within this."""
@@ -99,14 +102,11 @@ class Certifier(ABC):
 
     name: ClassVar[str]
 
-    norm: Literal["l2", "linf"] = "linf"
-    domain: Literal["box", "free"] = "box"
+    norm: Literal["l2", "linf"] = choice("linf", NORMS)
+    domain: Literal["box", "free"] = choice("box", ("box", "free"))
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise one_of("norm", self.norm, NORMS)
-        if self.domain not in ("box", "free"):
-            raise one_of("domain", self.domain, ("box", "free"))
+        check_parameters(self)
 
     @abstractmethod
     def search(self, problem: Problem) -> Found:
@@ -129,10 +129,14 @@ class Certifier(ABC):
         reports progress. The model and its mode are left as they were; bounds are computed on the CPU in float64, wherever the model is.
         Raises InputError for unusable samples, ModelError where the model cannot be read (`read_graph`).
         """
-        known = torch.full((len(y),), math.inf, dtype=torch.float64) if upper is None else upper.detach().double().cpu()
-        if known.shape != y.shape or not bool((known >= 0).all()):
-            raise InputError("upper", f"shape {tuple(known.shape)}", f"one distance >= 0 per sample, shape ({len(y)},)")
         run = _Run(self, model, x, y, box, on_batch)
+        known = torch.full((len(y),), math.inf, dtype=torch.float64)
+        if upper is not None:
+            known = _like("upper", upper, y.shape).double().cpu()
+            if not bool((known >= 0).all()):
+                raise InputError(
+                    "upper", f"distances down to {float(known.min()):g}", "one distance >= 0 per sample, inf where there is none"
+                )
         radius, distance, _ = run(known, decide=False)
         return Certificate(method=self.name, norm=run.norm, domain=run.domain, radius=radius, upper=torch.minimum(known, distance))
 
@@ -152,11 +156,10 @@ class Certifier(ABC):
 
         `x_adv` [N, *S]: candidates of an attack, judged anew; samples that they break are not searched. Raises as calling does.
         """
-        if not (math.isfinite(eps) and eps >= 0):
-            raise InputError("eps", eps, "a finite number >= 0")
+        eps = require_number("eps", eps, 0) or 0.0
         run = _Run(self, model, x, y, box, on_batch)
-        reach = torch.full((len(y),), float(eps), dtype=torch.float64)
-        radius, distance, points = run(reach, decide=True, given=x_adv)
+        reach = torch.full((len(y),), eps, dtype=torch.float64)
+        radius, distance, points = run(reach, decide=True, given=None if x_adv is None else _like("x_adv", x_adv, x.shape))
         broken = distance <= eps
         points[~broken.to(points.device)] = x.detach()[~broken.to(x.device)]
         certified = (radius >= eps) & ~broken
@@ -177,9 +180,13 @@ class _Run:
         box: tuple[float, float],
         on_batch: Callable[[int], None] | None,
     ) -> None:
+        check_module(model)
         check_samples(x, y, box)
-        self.method, self.model, self.x, self.y, self.on_batch = method, model, x.detach(), y, on_batch
+        if max(map(abs, limits(box))) > torch.finfo(x.dtype).max:
+            raise InputError("box", box, f"numbers that {x.dtype} holds")
+        self.method, self.model, self.x, self.y, self.on_batch = method, model, x.detach(), y.long(), on_batch
         self.norm, self.domain = norm_of(method.norm), Domain(name=method.domain, low=box[0], high=box[1])
+        self.safe: bool | None = None  # whether nothing in the whole box can overflow; None: not known
         with frozen(model), torch.no_grad():
             self.logits = as_classifier(model, self.x, y)
 
@@ -200,7 +207,7 @@ class _Run:
         return radius, distance, points
 
     def _batch(self, bounder: Bounder, part: slice, limit: Tensor, decide: bool, given: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        x, labels = self.x[part].double().cpu(), self.y[part].long().cpu()
+        x, labels = self.x[part].double().cpu(), self.y[part].cpu()
         found = torch.zeros(len(labels), dtype=torch.float64)
         candidates = self.x[part] if given is None else self.x[part] + self.norm.project(given - self.x[part], limit.to(given) * INSIDE)
         distance, points = self.confirmed(part, candidates)
@@ -227,6 +234,7 @@ class _Run:
             )
         )
         radius = (proposed.radius * SHRINK).clamp_min(0)
+        radius = torch.where(self._in_range(bounder, x, torch.minimum(radius / SHRINK**2, most)), radius, 0.0)
         whole = (radius >= most * SHRINK) & (self.domain.name == "box")
         found[rows] = torch.where(whole, math.inf, torch.minimum(radius, most))
         if proposed.point is not None:
@@ -236,6 +244,19 @@ class _Run:
             points[closer < distance] = others[closer < distance]
             distance = torch.minimum(distance, closer)
         return found, distance, points
+
+    def _in_range(self, bounder: Bounder, x: Tensor, radius: Tensor) -> Tensor:
+        """Whether the deployed network cannot overflow within `radius` [b] of x: [b]."""
+        if self.safe is None and self.domain.name == "box":
+            centre = torch.full_like(x[:1], (self.domain.low + self.domain.high) / 2)
+            reach = _ball(centre, radius.new_zeros(1), self.norm, self.domain).reach()
+            self.safe = bool(bounder.sweep(_ball(centre, reach, self.norm, self.domain), "intervals").in_range())
+        found = torch.full((len(x),), bool(self.safe))
+        for refine in ("intervals", "lines"):
+            rows = torch.nonzero(~found).squeeze(1)
+            if len(rows):
+                found[rows] = bounder.sweep(_ball(x[rows], radius[rows], self.norm, self.domain), refine).in_range()
+        return found
 
     def margins(self) -> Tensor:
         """z_y - max other [N] of the samples, in the model's type."""
@@ -250,6 +271,14 @@ class _Run:
         distance = self.norm.size(kept.double() - x.double()).cpu()
         kept = torch.where(broken.reshape(-1, *[1] * (x.dim() - 1)), kept, x)
         return torch.where(broken.cpu(), distance, math.inf), kept
+
+
+def _like(field: str, value: object, shape: torch.Size) -> Tensor:
+    """`value` if it is a tensor of floats of this shape; InputError that names `field`."""
+    if not isinstance(value, Tensor) or value.shape != shape or not value.dtype.is_floating_point:
+        got = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(field, got, f"a tensor of floats of shape {tuple(shape)}")
+    return value.detach()
 
 
 def _ball(x: Tensor, radius: Tensor, norm: Norm, domain: Domain) -> Ball:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any, Final
 
 import torch
@@ -15,6 +16,7 @@ from isogrid.certify.lowering import LOWERINGS
 from isogrid.certify.operations import Move
 from isogrid.core.errors import ModelError
 
+_PLAIN: Final = frozenset({operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.neg})
 _VIEWS: Final = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "slice", "select", "detach", "alias"}
 _PROBES: Final = 64  # samples on which a graph must agree with its model
 
@@ -63,6 +65,10 @@ def _lowered(program: Any, shape: tuple[int, ...]) -> Graph:
         elif node.op == "output":
             found = node.args[0]
             result = found[0] if isinstance(found, tuple | list) and len(found) == 1 else found
+        elif node.op == "get_attr":
+            raise ModelError(
+                f"model: part {node.name} runs in a mode of its own (autocast, enable_grad), which certificates do not support"
+            )
         else:
             values[node] = _value(builder, node, values)
         meta = node.meta.get("val")
@@ -85,12 +91,16 @@ def _value(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
         return type(argument)(resolved(a) for a in argument) if isinstance(argument, list | tuple) else argument
 
     args, kwargs = resolved(list(node.args)), {key: resolved(value) for key, value in node.kwargs.items()}
+    schema = getattr(node.target, "_schema", None)
+    if schema is None and node.target not in _PLAIN:  # what else is in a program changes torch itself
+        raise _unsupported(node, "it is no tensor operation")
+    if schema is not None and torch.Tag.nondeterministic_seeded in node.target.tags and not schema.name.endswith("dropout"):
+        raise _unsupported(node, "it draws random numbers")
     if not _depends([*args, *kwargs.values()]):
         with torch.no_grad():
             return node.target(*args, **kwargs)
-    schema = getattr(node.target, "_schema", None)
     if schema is None:
-        raise _unsupported(node, "it is no tensor operation")
+        raise _unsupported(node, "it takes a part of several results")
     name = schema.name.split("::")[-1]
     if name.startswith("_assert"):
         return None
@@ -151,6 +161,8 @@ def _agree(model: nn.Module, graph: Graph, x: Tensor) -> None:
         for module, training in modes:
             module.training = training
     low, high = deployed_range(graph, x.detach().double().cpu())
+    if not bool((given.isfinite() & low.isfinite() & high.isfinite()).all()):
+        raise ModelError("model: its logits, or a bound on their rounding, are not finite")
     if not bool(((given >= low) & (given <= high)).all()):
         worst = float(torch.maximum(low - given, given - high).max())
         raise ModelError(f"model: its logits lie {worst:.3g} outside what rounding allows its graph: it was read wrongly")

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from isogrid.core.errors import InputError
-
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 """(rows [b], radii R [b]) -> r* [b]: with bounds that hold up to R, what is certified is min(R, r*); r* may exceed R as an outlook."""
 _STEPS = 40
@@ -82,9 +80,3 @@ def _middle(low: Tensor, high: Tensor) -> Tensor:
     """Of a bracket: the geometric one where its ends are far apart."""
     middle = torch.where(low > 0, (low * high).sqrt(), high / 4)
     return torch.where(high < 4 * low, (low + high) / 2, middle)
-
-
-def require_tolerance(value: float) -> None:
-    """Raise InputError unless a relative tolerance is above 0 and below 1."""
-    if not 0 < value < 1:
-        raise InputError("tolerance", value, "a number above 0 and below 1")

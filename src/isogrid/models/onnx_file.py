@@ -7,6 +7,7 @@ its own folder.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +40,13 @@ class OnnxModule(nn.Module):
         super().__init__()
         self._source, self._output = source, output
         self._places = [(name, step.sources) for name, step in steps.items()]
-        self.steps = nn.ModuleList(steps.values())
+        named = ((f"{i}_{re.sub(r'[^0-9A-Za-z]+', '_', name)}", step) for i, (name, step) in enumerate(steps.items()))
+        self.steps = nn.ModuleDict(dict(named))  # what certificates do not support is named by its module
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, *S] -> logits [B, classes]."""
         values = {self._source: x}
-        for (name, sources), step in zip(self._places, self.steps, strict=True):
+        for (name, sources), step in zip(self._places, self.steps.values(), strict=True):
             values[name] = step(*[values[source] for source in sources])
         return values[self._output]
 
