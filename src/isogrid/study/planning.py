@@ -64,8 +64,7 @@ def _data(spec: Spec, model: ModelSpec) -> Data:
 def _network(spec: Spec, model: ModelSpec) -> Network:
     data = _data(spec, model)
     split = data.load()
-    architecture = Architecture.of(model.name)
-    network = architecture.build(split.train.shape, split.train.classes, 0)
+    network, architecture = _built(model.name, split)
     channels_last(network, split.train.x)
     if not prunable(network):
         raise InputError("model", model.name, "a network with at least one linear or convolutional layer to prune")
@@ -79,18 +78,27 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
         for training in spec.trainings:
             for pruner in spec.prunings:
                 rehearse(network, split, training, pruner, given=model.weights is not None)
-    if spec.blackbox is not None:
-        _check_substitute(spec.blackbox, split)
     return Network(
         spec=model,
         data=data,
         model=architecture,
+        substitute=None if spec.blackbox is None else _substitute(spec.blackbox, split),
         source=split.source,
         linear=len(prunable(network)) == 1 and linear_weights(network, split.test.shape) is not None,
         weights=sum(weight.numel() for weight in prunable(network).values()),
         unproved=_unproved(spec, network, split) if architecture.source else "",  # those that isogrid ships can be read
         pace=_pace(network, split.train.x),
     )
+
+
+def _built(name: str, split: Split, field: str = "model") -> tuple[torch.nn.Module, Architecture]:
+    """The network of the first seed, with what it is known by; raises InputError where another seed gives a factory another network."""
+    shape, classes = split.train.shape, split.train.classes
+    network = models.build(name, shape, classes, 0)
+    architecture = Architecture.of(name, network)
+    if architecture.source:
+        architecture.build(shape, classes, 1, field)
+    return network, architecture
 
 
 def _unproved(spec: Spec, network: torch.nn.Module, split: Split) -> str:
@@ -106,15 +114,16 @@ def _unproved(spec: Spec, network: torch.nn.Module, split: Split) -> str:
     return ""
 
 
-def _check_substitute(spec: BlackBoxSpec, split: Split) -> None:
+def _substitute(spec: BlackBoxSpec, split: Split) -> Architecture:
     """Raises InputError where the substitute cannot be built for these data, or has too few samples to start from."""
     try:
-        network = models.build(spec.model, split.test.shape, split.test.classes)
+        network, architecture = _built(spec.model, split, "blackbox.model")
         as_classifier(network.eval(), split.test.x, split.test.y)
     except IsogridError as error:
         raise InputError("blackbox.model", spec.model, f"a model that fits the data ({error})") from None
     if spec.seed_samples > split.train.n:
         raise InputError("blackbox.seed_samples", spec.seed_samples, f"at most the {split.train.n} training samples")
+    return architecture
 
 
 def _pace(network: torch.nn.Module, x: torch.Tensor) -> float:
@@ -242,11 +251,12 @@ class _Planner:
                 yield cell
 
     def _substitute(self, spec: BlackBoxSpec, train: Train, seed: int) -> Substitute:
+        assert self.network.substitute is not None
         identity, attack = spec.attack.named()[0]
         return Substitute(
             network=train,
             attack=attacks.config_of(attack),
-            model=Architecture.of(spec.model),
+            model=self.network.substitute,
             seed_samples=spec.seed_samples,
             rounds=spec.rounds,
             seed=seed,
