@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -253,3 +254,41 @@ def test_planning_and_leaky_attacks_do_without_torchs_compiler():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]
+
+
+SCRIPT = """
+from torch import nn
+from isogrid.study.run import run_study
+from isogrid.study.spec import Spec
+def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def shift(model, x, y, eps): return x + eps
+SPEC = {
+    "data": {"name": "digits", "train": 100, "test": 20}, "models": ["MODEL"], "training": {"epochs": 0, "retrain_epochs": 0},
+    "pruning": {"rounds": 0}, "attacks": [ATTACK], "seeds": 1,
+}
+"""
+FGS, OWN = '{"name": "fgs", "eps": 0.1}', '{"name": "callable", "target": "TARGET:shift", "norm": "linf", "eps": 0.1}'
+
+
+@pytest.mark.parametrize(
+    ("model", "attack", "said"),
+    [
+        ("s.py:make", FGS, 'target: got s.py:make, whose file calls run_study(...); accepted: .* `if __name__ == "__main__":`'),
+        ("linear", OWN.replace("TARGET", "s.py"), "target: got s.py:shift, .*__main__"),
+        ("__main__:make", FGS, "models.name: got __main__:make; accepted: .*FILE.py:make"),
+        ("linear", OWN.replace("TARGET", "__main__"), "attacks.parameters.target: got __main__:shift; accepted: .*FILE.py:shift"),
+    ],
+)
+def test_a_script_that_is_its_own_factory_is_refused_before_anything_is_written(model, attack, said, tmp_path):
+    (tmp_path / "s.py").write_text(SCRIPT.replace("MODEL", model).replace("ATTACK", attack) + "run_study(Spec.parse(SPEC), 'out')\n")
+    done = subprocess.run([sys.executable, "s.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), last), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_guarded_script_is_its_own_factory(tmp_path):
+    guarded = 'if __name__ == "__main__":\n    run_study(Spec.parse(SPEC), "out")\n'
+    (tmp_path / "s.py").write_text(SCRIPT.replace("MODEL", "s.py:make").replace("ATTACK", FGS) + guarded)
+    subprocess.run([sys.executable, "s.py"], cwd=tmp_path, check=True)
+    assert (tmp_path / "out" / "frontier.csv").is_file()

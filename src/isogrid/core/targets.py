@@ -40,7 +40,7 @@ def load_target(field: str, target: str) -> Any:
     if place.endswith(".py") and source is None:
         raise InputError(field, target, "the path of a readable .py file")
     try:
-        with _at_home(source):
+        with _noted(target), _at_home(source):
             module = _from_file(source) if source is not None and place.endswith(".py") else importlib.import_module(place)
     except InputError:
         raise
@@ -55,6 +55,26 @@ def load_target(field: str, target: str) -> Any:
         near = one_of(field, name, [n for n in vars(module) if not n.startswith("_")]).accepted.partition("did you mean ")[2].rstrip("?)")
         hint = f" (did you mean {place}:{near}?)" if near else ""
         raise InputError(field, target, f"a name in {place}{hint}") from None
+
+
+def refuse_while_loading(what: str) -> None:
+    """Raise InputError where a target is just being loaded: its file's own lines ask for `what`, which would load it once more."""
+    if _loading:
+        accepted = f'a file that only defines things while it is imported: put {what} under `if __name__ == "__main__":`'
+        raise InputError("target", f"{_loading[-1]}, whose file calls {what}", accepted)
+
+
+_loading: list[str] = []
+"""The targets whose files are running now, outermost first."""
+
+
+@contextlib.contextmanager
+def _noted(target: str) -> Iterator[None]:
+    _loading.append(target)
+    try:
+        yield
+    finally:
+        _loading.pop()
 
 
 def source_digest(target: str) -> str:
@@ -175,4 +195,4 @@ def _file(module: ModuleType) -> Path | None:
     return Path(path).resolve() if path else None
 
 
-__all__ = ["at_home", "load_target", "source_digest"]
+__all__ = ["at_home", "load_target", "refuse_while_loading", "source_digest"]

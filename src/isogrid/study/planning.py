@@ -15,6 +15,7 @@ from isogrid.attacks.driver.base import as_classifier, check_samples
 from isogrid.certify import read_graph
 from isogrid.core.errors import InputError, IsogridError, ModelError
 from isogrid.core.registry import sources_of
+from isogrid.core.targets import refuse_while_loading
 from isogrid.data import Split
 from isogrid.sparsity import prunable
 from isogrid.study.beside import beside
@@ -40,6 +41,8 @@ from isogrid.verdicts.evidence import GIVEN
 
 def plan(spec: Spec) -> Plan:
     """The plan of a study; loads the data and builds every model once, so that unusable input is refused before anything is written."""
+    refuse_while_loading("run_study(...)")
+    _check_reachable(spec.resolved())
     networks = tuple(_network(spec, model) for model in spec.models)
     levels: list[LevelPlan] = []
     transfers: list[TransferPlan] = []
@@ -50,6 +53,15 @@ def plan(spec: Spec) -> Plan:
         if spec.transfer is not None:
             transfers += [planner.transfer(arm, chains) for arm in dict.fromkeys(one.arm for one in chains if not one.arm.control)]
     return Plan(spec=spec, networks=networks, levels=tuple(levels), transfers=tuple(transfers))
+
+
+def _check_reachable(value: Any, field: str = "") -> None:
+    """Raises InputError for a target in the script that is running, wherever a setting names one: workers do not run it."""
+    if isinstance(value, str) and value.startswith("__main__:"):
+        name = value.removeprefix("__main__:")
+        raise InputError(field, value, f"a target that workers can import: put {name} into a file of its own, FILE.py:{name}")
+    for key, part in value.items() if isinstance(value, dict) else [(field, v) for v in value] if isinstance(value, list) else ():
+        _check_reachable(part, f"{field}.{key}".lstrip(".") if isinstance(value, dict) else field)
 
 
 def _data(spec: Spec, model: ModelSpec) -> Data:

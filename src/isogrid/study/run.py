@@ -15,6 +15,7 @@ from torch import nn
 
 from isogrid.core.errors import InputError, IsogridError, one_of
 from isogrid.core.files import write_text
+from isogrid.core.targets import refuse_while_loading
 from isogrid.engines import ENGINES, Event, Task
 from isogrid.study.cells import Cell, Train
 from isogrid.study.plan import LevelPlan, Plan, read_plan
@@ -107,6 +108,7 @@ def run_study(
     used. Raises InputError for unusable input before anything is written; and StudyError where tasks failed, after all others have
     finished and the tables have been written.
     """
+    refuse_while_loading("run_study(...)")
     if not isinstance(spec, Spec):
         raise InputError("spec", type(spec).__name__, "a specification: Spec.parse({...}), Spec.read(path) or Spec.preset(name)")
     out = _folder("out", out)
