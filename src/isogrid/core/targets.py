@@ -15,6 +15,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from isogrid.core.errors import InputError, one_of
+from isogrid.core.process import settings_kept
 from isogrid.core.sources import Source, contents, find_source
 
 FORM = 'a target such as "file.py:name" or "package.module:name"'
@@ -25,6 +26,7 @@ def load_target(field: str, target: str) -> Any:
 
     The file's own folder (for `package.module` the working folder) can be imported from while it loads; a module of the user's own that it
     imports there is the one that lies there, with the contents that it has now, whatever has been imported under its name before.
+    What it sets for the whole process (the working folder, torch's threads ...) is put back.
     Raises InputError, naming `field`, where the form is wrong, the file or module is missing or raises, or it has no such name.
 
     >>> load_target("factory", "math:hypot")(3, 4)
@@ -40,7 +42,7 @@ def load_target(field: str, target: str) -> Any:
     if place.endswith(".py") and source is None:
         raise InputError(field, target, "the path of a readable .py file")
     try:
-        with _noted(target), _at_home(source):
+        with _noted(target), settings_kept(), _at_home(source):
             module = _from_file(source) if source is not None and place.endswith(".py") else importlib.import_module(place)
     except InputError:
         raise

@@ -176,6 +176,8 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch  # not needed to start and watch workers, and slow
 
+    from isogrid.core.process import settings_kept
+
     while True:
         try:
             task: Task = pipe.recv()
@@ -187,7 +189,8 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             if task.gpus and not torch.cuda.is_available():
                 raise IsogridError("device: got cuda, which this worker cannot use; accepted: cpu, or a machine with a CUDA device")
             torch.use_deterministic_algorithms(task.gpus > 0, warn_only=True)
-            task.function(**task.arguments)
+            with settings_kept():  # a user's network or cell may leave the folder, say, and later tasks read relative paths
+                task.function(**task.arguments)
             reason = trace = ""
         except IsogridError as error:
             reason, trace = str(error), ""
