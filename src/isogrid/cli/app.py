@@ -117,7 +117,7 @@ def run(
     engine: Annotated[str, typer.Option(help="Where tasks run: local, worker processes on this machine.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="The study's folder (default: runs/NAME).")] = None,
+    out: Annotated[str | None, typer.Option(help="The study's folder (default: runs/NAME).", metavar="PATH")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its expected time and disk, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -152,14 +152,13 @@ def run(
         "device": device,
     }
     spec = specification(study, preset, flags)
-    out = study_folder(out, spec.name)
-    carry_out(spec, out, engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
+    carry_out(spec, study_folder(out, spec.name), engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
 
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="One study folder to rebuild, or several to compare.", metavar="DIR...")],
-    out: Annotated[Path | None, typer.Option(help="Where the comparison goes (default: comparison.html).")] = None,
+    folders: Annotated[list[str], typer.Argument(help="One study folder to rebuild, or several to compare.", metavar="DIR...")],
+    out: Annotated[str | None, typer.Option(help="Where the comparison goes (default: comparison.html).", metavar="PATH")] = None,
 ) -> None:
     """Rebuild the tables and the report of a study, or compare several.
 
@@ -206,7 +205,7 @@ def attack(
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     audit: Annotated[bool, typer.Option(help="Probe whether the figures can be believed (on up to 100 samples).")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample records (Parquet).")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the per-sample records (Parquet).", metavar="PATH")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """The robustness table of one trained model, without pruning.
@@ -240,7 +239,7 @@ def certify(
         Path | None, typer.Option("--property", help="Decide this VNN-LIB property of an .onnx model instead.", metavar="FILE.vnnlib")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample ends (Parquet) or the counterexample.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the per-sample ends (Parquet) or the counterexample.", metavar="PATH")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """What can be proved of one trained model: certified radii beside attacked ones, or verdicts at one eps.

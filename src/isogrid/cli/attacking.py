@@ -54,21 +54,21 @@ def attack_model(
     seed: int,
     audit: bool,
     device: str,
-    out: Path | None,
+    out: str | None,
     as_json: bool,
     console: Console,
     progress_console: Console,
 ) -> None:
     """Load, attack, audit, print."""
+    folder = None if out is None else tidy(out)
     chosen = _attacks(attacks_text, eps)
     labels = None if classes is None else tuple(split_list("classes", classes, int, "labels as 1,7"))
     test = data_library.load(data, classes=labels, test=samples, hold_out=False).test
     place = choose_device(device, "cpu")
     network = models.open_model(model, test.x, test.classes, weights=weights, on_note=lambda note: _say(progress_console, note)).to(place)
     test = test.to(place)
-    out = None if out is None else tidy(out)
-    if out is not None:
-        _store(out)
+    if folder is not None:
+        _store(folder)
     rows: list[Row] = []
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         bar = progress.add_task("attacks", total=len(chosen) * test.n)
@@ -84,8 +84,8 @@ def attack_model(
                 on_batch=lambda done, before=before: progress.update(bar, completed=before + done),  # type: ignore[misc]
             )
             rows.append(_row(identity, attack, outcome))
-            if out is not None:
-                _store(out, {identity: outcome_frame(outcome)})
+            if folder is not None:
+                _store(folder, {identity: outcome_frame(outcome)})
         progress.update(bar, description="audit", visible=audit)
         own = [attack for _, attack in chosen]
         examined = (

@@ -27,7 +27,7 @@ def decide_property(
     methods: str,
     exact: float | None,
     seed: int,
-    out: Path | None,
+    out: str | None,
     as_json: bool,
     console: Console,
 ) -> None:
@@ -38,12 +38,12 @@ def decide_property(
     if Path(model).suffix not in models.ONNX:
         raise InputError("model", model, "the path of an .onnx file beside --property")
     chosen = [make(config | {"norm": "linf"}) for config in configurations(methods, exact)]
-    out = None if out is None else tidy(out)
+    folder = None if out is None else tidy(out)
     started = time.perf_counter()
     asked = read_property(question)
     found = decide(models.read_onnx(model), asked, chosen, seed=seed)
     seconds = time.perf_counter() - started
-    written = _written(out, found) if out is not None else None
+    written = _written(folder, found) if folder is not None else None
     if as_json:
         told = {
             "model": model,

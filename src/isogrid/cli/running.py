@@ -97,19 +97,19 @@ def _given_files(model: ModelSpec) -> str:
     return model.title if not count else f"{model.title} ({count} given file{'s' if count != 1 else ''})"
 
 
-def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
+def rebuild(folders: list[str], out: str | None, console: Console) -> None:
     """`isogrid report`: tables and page of one study anew, or several studies on one page."""
     from isogrid.report import build_report, compare
 
-    for folder in folders:
-        if len({other.resolve() for other in folders}) < len(folders):
-            raise InputError("folders", str(folder), "different study folders")
+    target = tidy("comparison.html" if out is None else out)
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise InputError("folders", " ".join(folders), "different study folders")
     studies = [open_study(folder) for folder in folders]
     for study in studies:
         write_study_tables(study)
         page = build_report(study.folder)
     if len(studies) > 1:
-        page = compare([study.folder for study in studies], tidy(out or Path("comparison.html")))
+        page = compare([study.folder for study in studies], target)
     console.print(str(page), highlight=False, markup=False)
 
 
