@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 import isogrid
+from isogrid.cli.output import print_json, reserved
 from isogrid.core.errors import IsogridError, StorageError
 
 app = typer.Typer(
@@ -151,8 +151,9 @@ def run(
         "eps": eps,
         "device": device,
     }
-    spec = specification(study, preset, flags)
-    carry_out(spec, study_folder(out, spec.name), engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
+    with reserved(as_json):
+        spec = specification(study, preset, flags)
+        carry_out(spec, study_folder(out, spec.name), engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
 
 
 @app.command()
@@ -183,7 +184,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")
 
     found = catalogue()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
         return
     width = max(len(name) for entries in found.values() for name in entries)
     for kind, entries in found.items():
@@ -216,10 +217,11 @@ def attack(
     """
     from isogrid.cli.attacking import attack_model
 
-    attack_model(
-        model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed, audit=audit,
-        device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
-    )  # fmt: skip
+    with reserved(as_json):
+        attack_model(
+            model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed,
+            audit=audit, device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
+        )  # fmt: skip
 
 
 @app.command()
@@ -263,8 +265,9 @@ def certify(
         return
     from isogrid.cli.certifying import certify_model
 
-    certify_model(
-        model=model, data=data or "mnist-5k", weights=weights, classes=classes, norms=norm or "linf,l2", methods=methods, eps=eps,
-        exact=exact, samples=100 if samples is None else samples, seed=seed, out=out, as_json=as_json, console=out_console,
-        progress_console=err_console,
-    )  # fmt: skip
+    with reserved(as_json):
+        certify_model(
+            model=model, data=data or "mnist-5k", weights=weights, classes=classes, norms=norm or "linf,l2", methods=methods, eps=eps,
+            exact=exact, samples=100 if samples is None else samples, seed=seed, out=out, as_json=as_json, console=out_console,
+            progress_console=err_console,
+        )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from isogrid.audit import Audit
 from isogrid.audit.model import examine_model
 from isogrid.cli.attack_flags import chosen_attacks, split_list
 from isogrid.cli.flags import choose_device, tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
@@ -94,7 +94,7 @@ def attack_model(
     accuracy = float(outcome.correct.double().mean())
     if as_json:
         told = {"audit": [asdict(finding) for finding in examined.findings], "audit_checks": [asdict(check) for check in examined.checks]}
-        print(json.dumps(_plain(model, test, accuracy, rows) | told, indent=1, allow_nan=False))
+        print_json(_plain(model, test, accuracy, rows) | told)
         return
     console.print(attack_table(model, test, accuracy, rows))
     for finding in examined.findings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from isogrid.attacks.records import to_numpy
 from isogrid.certify import CERTIFICATES, make
 from isogrid.cli.attack_flags import split_list
 from isogrid.cli.flags import tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, allowed
 from isogrid.data import Samples
@@ -87,7 +87,7 @@ def certify_model(
             if folder is not None:
                 _store(folder, found[-1])
     if as_json:
-        print(json.dumps(_plain(model, test, found, configs, eps), indent=1, allow_nan=False))
+        print_json(_plain(model, test, found, configs, eps))
         return
     console.print(certificate_table(model, test, found, eps))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from isogrid import models
 from isogrid.certify import Decision, decide, make, read_property
 from isogrid.cli.certifying import configurations
 from isogrid.cli.flags import tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError
 from isogrid.core.files import write_text
 
@@ -56,7 +56,7 @@ def decide_property(
             "seconds": round(seconds, 3),
             "counterexample": None if written is None else str(written),
         }
-        print(json.dumps(told, indent=1, allow_nan=False))
+        print_json(told)
         return
     what = f"class {asked.label} within {asked.eps:.4g} (linf), by {found.method}, {seconds:.1f} s"
     console.print(f"{found.verdict}: {what}", markup=False, highlight=False)

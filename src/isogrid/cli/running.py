@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isogrid.cli.flags import tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.files import read_json
 from isogrid.engines import ENGINES, Event
@@ -75,7 +75,7 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
     summary = read_json(out / "summary.json")
     told = Console()
     if as_json:
-        print(json.dumps(summary, indent=1, allow_nan=False))
+        print_json(summary)
         told = console
     else:
         print_summary(out, told)
@@ -164,7 +164,7 @@ def _print_plan(study: Plan, expected: Forecast, out: Path, workers: int, as_jso
     if as_json:
         kinds = {kind: {"tasks": count, "seconds": round(seconds, 1)} for kind, (count, seconds) in expected.by_kind.items()}
         plan_ = {"out": str(out), "workers": workers, "tasks": expected.tasks, "finished": expected.finished, "kinds": kinds}
-        print(json.dumps(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes}, indent=1, allow_nan=False))
+        print_json(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes})
         return
     console = Console()
     table = Table(title=Text(f"{study.spec.name} -> {out}"), title_justify="left")
