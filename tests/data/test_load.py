@@ -111,7 +111,7 @@ def test_bad_requests_end_in_one_line(text, field, said):
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ({"train": 20.0}, "data train"),
+        ({"train": 20.5}, "data train"),
         ({"test": "5"}, "data test"),
         ({"classes": 3}, "data classes"),
         ({"classes": [0.5, 1]}, "data classes"),

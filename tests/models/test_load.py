@@ -175,8 +175,8 @@ def test_built_in_networks_are_of_single_precision_whatever_the_default():
     ("arguments", "field"),
     [
         ((None, (4,), 3), "model"), ((3, (4,), 3), "model"), (("linear", 4, 3), "shape"), (("linear", (), 3), "shape"),
-        (("linear", (4.0,), 3), "shape"), (("linear", (0,), 3), "shape"), (("linear", "44", 3), "shape"),
-        (("linear", (4,), 3.0), "classes"),
+        (("linear", (4.5,), 3), "shape"), (("linear", (0,), 3), "shape"), (("linear", "44", 3), "shape"),
+        (("linear", (4,), 3.5), "classes"),
         (("linear", (4,), 1), "classes"), (("linear", (4,), None), "classes"), (("linear", (4,), 3, "x"), "seed"),
         (("linear", (4,), 3, 0.5), "seed"),
     ],

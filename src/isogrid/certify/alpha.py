@@ -16,7 +16,7 @@ from isogrid.certify.method import Certifier, Found, Problem
 from isogrid.certify.optimise import optimised, refined
 from isogrid.certify.region import region
 from isogrid.certify.search import largest_radius, require_tolerance
-from isogrid.core.errors import InputError
+from isogrid.core.parameters import require_whole
 
 _FIRST = 1.1  # of CROWN's radius, where the search begins
 _OUTLOOK = 1.5  # margins whose first bounds hold to this multiple of the radius are optimised only where they are the least
@@ -48,9 +48,8 @@ class AlphaCROWN(Certifier):
     def __post_init__(self) -> None:
         Certifier.__post_init__(self)
         require_tolerance(self.tolerance)
-        for field, value, least in (("steps", self.steps, 1), ("inner", self.inner, 0)):
-            if value < least:
-                raise InputError(field, value, f"a whole number >= {least}")
+        for field, least in (("steps", 1), ("inner", 0)):
+            object.__setattr__(self, field, require_whole(field, getattr(self, field), least))
 
     def search(self, problem: Problem) -> Found:
         if problem.decide:

@@ -22,6 +22,8 @@ from isogrid.certify.programmes import Queue
 from isogrid.certify.region import Region, region
 from isogrid.core.errors import InputError
 from isogrid.core.norms import L2
+from isogrid.core.numbers import real
+from isogrid.core.parameters import require_number, require_whole
 
 _BATCH: Final = 128  # nodes split at once
 _TRIED: Final = 4  # candidates that the whole network looks at, the closest first
@@ -275,13 +277,11 @@ class BranchAndBound(Certifier):
 
     def __post_init__(self) -> None:
         Certifier.__post_init__(self)
-        for name, value, least in (("steps", self.steps, 1), ("root_steps", self.root_steps, 1), ("nodes", self.nodes, 0)):
-            if value < least:
-                raise InputError(name, value, f"a whole number >= {least}")
-        if not self.seconds > 0:
+        for name, least in (("steps", 1), ("root_steps", 1), ("inner", 0), ("nodes", 0)):
+            object.__setattr__(self, name, require_whole(name, getattr(self, name), least))
+        if not (real(self.seconds) or 0.0) > 0:
             raise InputError("seconds", self.seconds, "a number above 0")
-        if not 0 < self.gap < 1:
-            raise InputError("gap", self.gap, "a number above 0 and below 1")
+        object.__setattr__(self, "gap", require_number("gap", self.gap, 0, 1, low_open=True))
 
     def search(self, problem: Problem) -> Found:
         points, radius = torch.full_like(problem.x, math.nan), problem.limit.clone()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -93,6 +93,21 @@ def root(
     """Options of every command."""
 
 
+def _count(given: str | int) -> int:
+    """A whole number as people write it: 100, 1e2."""
+    try:
+        return int(given)
+    except ValueError:
+        pass
+    try:
+        if (number := float(given)).is_integer():
+            return int(number)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{given!r} is not a whole number")
+
+
+COUNT: dict[str, Any] = {"parser": _count, "metavar": "INTEGER"}
 ATTACKS_HELP = "Attacks with commas, parameters in brackets (`isogrid list`)."
 PENALTIES_HELP = "Penalties with commas; every network is trained without one and with each of them."
 EPS_HELP = "Budgets, as 0.05,0.1, of the attacks that have one by default."
@@ -109,13 +124,13 @@ def run(
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7 (two: a binary model).")] = None,
     weights: Annotated[str | None, typer.Option(help="Your trained network (.safetensors) instead of dense training.")] = None,
     method: Annotated[str | None, typer.Option(help="The pruning method (`isogrid list`), or file.py:Class.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Pruning rounds.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Pruning rounds.", **COUNT)] = None,
     penalties: Annotated[str | None, typer.Option(help=PENALTIES_HELP)] = None,
-    seeds: Annotated[int | None, typer.Option(help="Independent trainings.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Independent trainings.", **COUNT)] = None,
     attacks: Annotated[str | None, typer.Option(help=ATTACKS_HELP)] = None,
     eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
     engine: Annotated[str, typer.Option(help="Where tasks run: local, worker processes on this machine.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).", **COUNT)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[str | None, typer.Option(help="The study's folder (default: runs/NAME).", metavar="PATH")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its expected time and disk, and stop.")] = False,
@@ -202,8 +217,8 @@ def attack(
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
     attacks: Annotated[str, typer.Option(help=ATTACKS_HELP)] = "fgs,pgd,deepfool",
     eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
-    samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).", **COUNT)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.", **COUNT)] = 0,
     audit: Annotated[bool, typer.Option(help="Probe whether the figures can be believed (on up to 100 samples).")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[str | None, typer.Option(help="Folder for the per-sample records (Parquet).", metavar="PATH")] = None,
@@ -236,11 +251,11 @@ def certify(
     exact: Annotated[
         float | None, typer.Option(help="Search what is still open completely, for so many seconds a sample.", metavar="SECONDS")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="How many test samples (default: 100).")] = None,
+    samples: Annotated[int | None, typer.Option(help="How many test samples (default: 100).", **COUNT)] = None,
     question: Annotated[
         Path | None, typer.Option("--property", help="Decide this VNN-LIB property of an .onnx model instead.", metavar="FILE.vnnlib")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.", **COUNT)] = 0,
     out: Annotated[str | None, typer.Option(help="Folder for the per-sample ends (Parquet) or the counterexample.", metavar="PATH")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:

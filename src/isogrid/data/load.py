@@ -101,9 +101,10 @@ def _kind_of(text: str, field: str) -> str:
 def _count(field: str, text: str | None) -> int | None:
     if text is None:
         return None
-    if not re.fullmatch(r"[0-9]+", text):
+    found = re.fullmatch(r"([0-9]+)(?:[eE]\+?([0-9]{1,2}))?", text)
+    if found is None:
         raise InputError(field, text, "a whole number of samples >= 1")
-    return int(text)
+    return int(found[1] + "0" * int(found[2] or 0))
 
 
 def _labels(field: str, text: str) -> tuple[int, ...]:
