@@ -26,8 +26,6 @@ def specification(study: Path | None, preset: str | None, flags: dict[str, Any])
     if preset is not None and preset not in PRESETS:
         raise one_of("preset", preset, PRESETS)
     base = read_yaml(study) if study is not None else preset_data(preset or "quick")
-    if not isinstance(base, dict):
-        raise InputError("study", str(study), "a YAML mapping of settings")
     base = dict(base)
     if study is not None:
         base.setdefault("name", study.stem)

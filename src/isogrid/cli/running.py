@@ -86,9 +86,11 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
 
 def _changed(spec: Spec, path: Path) -> list[str]:
     """The settings in which the study that stands there differs."""
-    before = read_yaml(path) if path.is_file() else {}
-    now = spec.resolved()
-    return [name for name in now if isinstance(before, dict) and name in before and before[name] != now[name] and name != "name"]
+    try:
+        before = read_yaml(path)
+    except InputError:  # none there, or nobody can say: it is written anew
+        return []
+    return [name for name, value in spec.resolved().items() if name in before and before[name] != value and name != "name"]
 
 
 def _given_files(model: ModelSpec) -> str:
