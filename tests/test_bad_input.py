@@ -16,8 +16,12 @@ import torch
 from PIL import Image
 
 from isogrid.cli import main
+from isogrid.core.errors import InputError
 from isogrid.core.files import save_tensors
 from isogrid.models import build
+from isogrid.report import build_report, compare
+from isogrid.study.run import run_study
+from isogrid.study.spec import Spec
 
 NETS = """
 import torch
@@ -270,3 +274,30 @@ def test_bad_values_are_named_with_what_is_accepted(case, kit, folder, capfd):
 @pytest.mark.parametrize("case", USAGE, ids=[case.id for case in USAGE])
 def test_misspelt_commands_are_named(case, kit, folder, capfd):
     assert case.field in line_of(case.command, kit, folder, capfd)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run {d}/study.yaml",
+        "run {d}/study.yaml --dry-run",
+        "report {d}/empty",
+        "report {d}/empty {d}/images",
+        "attack --data digits --model {d}/nets.py:good",
+        "certify --data digits --model {d}/nets.py:good",
+        "certify --model {d}/net.onnx --property {d}/none.vnnlib",
+    ],
+)
+def test_an_empty_path_is_no_folder(command, kit, folder, capfd):
+    """It comes of a shell's variable that is not set, and is not the working folder."""
+    line = line_of(f"{command} --out=", kit, folder, capfd)
+    assert line.startswith("out: got ''; accepted: ")
+
+
+def test_a_report_of_an_empty_path_is_not_that_of_the_working_folder(kit, folder, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", ""])
+    assert capfd.readouterr().err.startswith("error: folder: got ''; accepted: ")
+    for call in (build_report, lambda folder: run_study(Spec.parse({}), folder), lambda target: compare([kit, folder], target)):
+        with pytest.raises(InputError, match=r": got ''; accepted: "):
+            call("")

@@ -43,7 +43,7 @@ def cases():
     for cls in KINDS:
         names = {f.name for f in dataclasses.fields(cls)}
         for name in sorted(names.intersection(WHOLE)):
-            yield from ((cls, name, value) for value in (0, -1, 2.5, 2.0, math.inf, math.nan, True, "3"))
+            yield from ((cls, name, value) for value in (0, -1, 2.5, math.inf, math.nan, True, "3"))
         for name in sorted(names.intersection(REAL)):
             yield from ((cls, name, value) for value in (-1.0, math.inf, math.nan, True, "wide"))
         for name in sorted(names.intersection(SWITCHES)):
@@ -106,7 +106,9 @@ def test_numbers_of_numpy_and_torch_are_pythons_own(cls: type[Attack], kind) -> 
 def test_counts_of_numpy_and_torch_are_pythons_own(kind) -> None:
     assert DDN(steps=kind(7)) == DDN(steps=7)
     assert type(DDN(steps=kind(7)).steps) is int
-    for wrong in (np.float64(7), torch.tensor(7.0), np.bool_(True), np.array([7]), torch.zeros(2, dtype=torch.int64)):
+    for whole in (7.0, np.float64(7), torch.tensor(7.0)):
+        assert type(DDN(steps=whole).steps) is int
+    for wrong in (np.float64(7.5), torch.tensor(7.5), np.bool_(True), np.array([7]), torch.zeros(2, dtype=torch.int64)):
         with pytest.raises(InputError, match=r"^steps: got "):
             DDN(steps=wrong)
 

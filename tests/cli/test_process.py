@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -135,3 +136,50 @@ def test_names_that_lead_out_of_the_folder_are_refused_before_the_work(folder, n
         main(["run", "s.yaml"])
     assert the_line(capsys.readouterr().err).startswith("error: name: got ")
     assert [path.name for path in folder.iterdir()] == ["s.yaml"]
+
+
+LOUD = """
+import os
+import torch
+from torch import nn
+print("imported")
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+    def forward(self, x):
+        print("forward")
+        return self.fc(x.flatten(1))
+def make():
+    print("made")
+    os.system("echo from a child process")
+    return Net()
+"""
+GIVEN = "--model net.py:make --data digits:train=100,test=40"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"run s.yaml {GIVEN} --workers 1 --out o --json",
+        f"run s.yaml {GIVEN} --workers 1 --out o --dry-run --json",
+        f"attack {GIVEN} --attacks fgs --json",
+        f"certify {GIVEN} --samples 3 --json",
+    ],
+)
+def test_what_user_code_prints_is_not_among_the_json(folder, command):
+    (folder / "net.py").write_text(LOUD)
+    code, out, said = call(folder, *command.split())
+    assert code == 0, said
+    assert isinstance(json.loads(out), dict)
+    for word in ("imported", "made", "from a child process", "forward"):
+        assert word in said
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- <&- 2>&-"])
+def test_a_closed_output_is_as_good_as_none(folder, closed):
+    for command in ("run s.yaml --workers 1 --out o", "list"):
+        done = subprocess.run(f"{sys.executable} -m isogrid {command} {closed}", shell=True, cwd=folder, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert (folder / "o" / "report.html").is_file()

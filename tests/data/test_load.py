@@ -89,6 +89,10 @@ def test_parse_separates_name_rest_and_options(text):
         ("digits:train=5", "data train", "every class"),
         ("digits:classes=1", "data classes", "1+7"),
         ("digits:classes=1+10", "data classes", "0 to 9"),
+        ("digits:classes=1,7", "data classes", "joined by +, as 1+7"),
+        ("my.npz:train=5,classes=1,2", "data classes", "joined by +, as 1+7"),
+        ("digits:box=0,1,train=5", "data box", "low..high"),
+        ("digits:train=5,7", "data train", "whole number"),
         ("digits:classes=1+1", "data classes", "different"),
         ("digits:/some/folder", "data", "takes no folder"),
         ("npz:nothing.npz", "data", "existing .npz"),
@@ -111,7 +115,7 @@ def test_bad_requests_end_in_one_line(text, field, said):
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ({"train": 20.0}, "data train"),
+        ({"train": 20.5}, "data train"),
         ({"test": "5"}, "data test"),
         ({"classes": 3}, "data classes"),
         ({"classes": [0.5, 1]}, "data classes"),
@@ -151,3 +155,7 @@ def test_loading_touches_no_global_random_state():
     load("digits", train=100, seed=3)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert (numpy_state == np.random.get_state()[1]).all()
+
+
+def test_spaces_between_options_mean_nothing():
+    assert parse("digits:train=10, test = 5 ,classes=1+7") == parse("digits:train=10,test=5,classes=1+7")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -253,3 +255,33 @@ def test_a_class_that_was_never_trained_on_is_refused(tmp_path):
     fill(tmp_path / "test", classes=("cat", "cow"), n=3)
     with pytest.raises(InputError, match="class cow"):
         load(tmp_path)
+
+
+def test_what_an_npz_file_holds_is_told(save, tmp_path):
+    (tmp_path / "no.npz").write_bytes(b"garbage")
+    with pytest.raises(InputError, match=r"\(it is no \.npz file\)"):
+        load(tmp_path / "no.npz")
+    with pytest.raises(InputError, match=r"\(its array names holds Python objects"):
+        load(save(x=image(), y=Y, names=np.array([{}], dtype=object)))
+    Path(save(x=image(), y=Y)).rename(tmp_path / "UP.NPZ")
+    assert load(tmp_path / "UP.NPZ").train.n == 16
+
+
+def test_a_number_of_classes_is_for_networks_that_are_given(save):
+    path = save(x=image(), y=Y, classes=np.array(5))
+    assert load(path, hold_out=False).test.classes == 5
+    with pytest.raises(InputError, match=r"no sample of class 2, 3, 4; .*no array `classes` that says 5"):
+        load(path)
+
+
+@pytest.mark.parametrize("largest", [0, 1, 16, 63])
+def test_values_of_eight_bits_of_another_scale_are_not_divided_by_255(save, largest):
+    x = np.minimum(image(), largest).astype(np.uint8)
+    with pytest.raises(
+        InputError, match=rf"^data x: got values of 8 bits that are {largest} at most; .*x\.astype\('float32'\) / {max(largest, 1)}"
+    ):
+        load(save(x=x, y=Y))
+    with pytest.raises(InputError, match="8 bits"):
+        load(save(x_train=x, y_train=Y, x_test=x, y_test=Y))
+    assert load(save(x=x.astype("float32") / max(largest, 1), y=Y)).train.n == 16
+    assert load(save(x_train=x, y_train=Y, x_test=image(), y_test=Y)).train.n == 20

@@ -42,7 +42,7 @@ def samples(**changes) -> Samples:
         ({"x": torch.zeros(6, 2).to_sparse()}, "x"),
         ({"x": torch.zeros(6, 2, device="meta")}, "x"),
         ({"y": [0, 1, 2, 0, 1, 2]}, "y"),
-        ({"classes": 3.0}, "classes"),
+        ({"classes": 3.5}, "classes"),
         ({"classes": "3"}, "classes"),
     ],
 )

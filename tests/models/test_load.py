@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 import warnings
@@ -15,6 +16,7 @@ from torch import nn
 from torch.export import Dim
 
 from isogrid.attacks import FGS
+from isogrid.attacks.callable import Wrapped
 from isogrid.attacks.driver.base import batch_rows
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.files import save_tensors
@@ -173,8 +175,8 @@ def test_built_in_networks_are_of_single_precision_whatever_the_default():
     ("arguments", "field"),
     [
         ((None, (4,), 3), "model"), ((3, (4,), 3), "model"), (("linear", 4, 3), "shape"), (("linear", (), 3), "shape"),
-        (("linear", (4.0,), 3), "shape"), (("linear", (0,), 3), "shape"), (("linear", "44", 3), "shape"),
-        (("linear", (4,), 3.0), "classes"),
+        (("linear", (4.5,), 3), "shape"), (("linear", (0,), 3), "shape"), (("linear", "44", 3), "shape"),
+        (("linear", (4,), 3.5), "classes"),
         (("linear", (4,), 1), "classes"), (("linear", (4,), None), "classes"), (("linear", (4,), 3, "x"), "seed"),
         (("linear", (4,), 3, 0.5), "seed"),
     ],
@@ -445,3 +447,45 @@ def test_an_untrained_network_is_not_opened_as_a_trained_one(tmp_path, net):
     opened = open_model("lenet-300-100", torch.zeros(2, 8), 3, weights=tmp_path / "w.safetensors")
     assert not opened.training
     assert torch.equal(opened[1].weight, net[1].weight)
+
+
+LEAVES = """
+import os
+import torch
+from torch import nn
+def set_all():
+    os.chdir("/")
+    torch.set_num_threads(7)
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+def make():
+    net = nn.Linear(4, 3)
+    set_all()
+    return net
+def attack(model, x, y):
+    set_all()
+    return x
+"""
+
+
+def test_what_user_code_sets_for_the_whole_process_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tidy.py").write_text(LEAVES)
+    (tmp_path / "untidy.py").write_text(LEAVES + "set_all()\n")
+
+    def settings():
+        return Path.cwd(), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+
+    before = settings()
+    build("tidy.py:make", (4,), 3)
+    assert settings() == before
+    with contextlib.suppress(InputError):  # its weights are on the meta device
+        build("untidy.py:make", (4,), 3)
+    assert settings() == before
+    attack = Wrapped(target="tidy.py:attack", norm="linf", eps=0.1)
+    attack(nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1]))
+    assert settings() == before
+    with torch.no_grad():
+        build("tidy.py:make", (4,), 3)
+        assert not torch.is_grad_enabled()

@@ -23,7 +23,9 @@ from isogrid.verdicts.records import About, Attacked, Level
 N = 200
 ARM = Arm(data="made-up", model="net", objective="natural", pruner="progressive")
 DATA = Data(name="made-up", train=None, test=None, classes=None, content="", counts=(1, 1))
-TRAIN = Train(data=DATA, model=Architecture(name="net", source=""), seed=0, level=0, fit=None, pruner=None, parent=None, of="net")
+TRAIN = Train(
+    data=DATA, model=Architecture(name="net", source="", tensors=""), seed=0, level=0, fit=None, pruner=None, parent=None, of="net"
+)
 
 
 def findings_of(levels: Sequence[Finished]) -> list[dict[str, Any]]:

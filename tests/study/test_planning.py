@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from isogrid.data import load
 from isogrid.models import build
 from isogrid.study.planning import plan
 from isogrid.study.rehearsal import rehearse
-from isogrid.study.run import StudyError, run_study
+from isogrid.study.run import StudyError, missing, run_study
 from isogrid.study.spec import Spec, TrainingSpec
 from isogrid.study.spec.reading import PRESETS, preset_data
 
@@ -67,6 +68,37 @@ def test_a_substitute_edited_after_planning_is_not_stored_under_the_old_key(tmp_
         run_study(spec, tmp_path / "out", planned=planned)
     assert [event.task.label for event in caught.value.failures] == ["substitute-fgs@0.1 on linear seed 0 progressive level 1"]
     assert len(caught.value.study.frontier())  # the rest has finished, and has its tables
+
+
+SIZED = """
+from pathlib import Path
+from torch import nn
+def make():
+    width = int(Path(__file__).with_name("width.txt").read_text())
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+"""
+
+
+def test_a_file_that_a_factory_reads_decides_which_network_is_meant(tmp_path):
+    (tmp_path / "net.py").write_text(SIZED)
+    (tmp_path / "width.txt").write_text("5")
+    name, out = f"{tmp_path / 'net.py'}:make", tmp_path / "out"
+    spec = Spec.parse(BASE | {"models": [name], "blackbox": {"model": name, "seed_samples": 20, "rounds": 1}})
+    study, planned = run_study(spec, out), plan(spec)
+    assert missing(planned, out) == []
+    (tmp_path / "width.txt").write_text("6")
+    assert len(missing(plan(spec), out)) == len(planned.cells)
+    with pytest.raises(InputError, match=r"^model: got .*net\.py:make, whose parameters have other names or shapes"):
+        study.model()
+    with pytest.raises(StudyError, match="other names or shapes"):
+        run_study(spec, tmp_path / "late", planned=planned)
+    assert run_study(spec, out).model()[1].weight.shape == (6, 64)
+
+
+def test_a_network_that_depends_on_the_seed_is_refused(tmp_path):
+    (tmp_path / "net.py").write_text(SIZED.replace("int(Path", "__import__('random').randint(1, 10**4) or int(Path"))
+    with pytest.raises(InputError, match=r"^model: got .*depends on no seed"):
+        plan(Spec.parse(BASE | {"models": [f"{tmp_path / 'net.py'}:make"]}))
 
 
 @pytest.mark.parametrize(
@@ -222,3 +254,41 @@ def test_planning_and_leaky_attacks_do_without_torchs_compiler():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]
+
+
+SCRIPT = """
+from torch import nn
+from isogrid.study.run import run_study
+from isogrid.study.spec import Spec
+def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def shift(model, x, y, eps): return x + eps
+SPEC = {
+    "data": {"name": "digits", "train": 100, "test": 20}, "models": ["MODEL"], "training": {"epochs": 0, "retrain_epochs": 0},
+    "pruning": {"rounds": 0}, "attacks": [ATTACK], "seeds": 1,
+}
+"""
+FGS, OWN = '{"name": "fgs", "eps": 0.1}', '{"name": "callable", "target": "TARGET:shift", "norm": "linf", "eps": 0.1}'
+
+
+@pytest.mark.parametrize(
+    ("model", "attack", "said"),
+    [
+        ("s.py:make", FGS, 'target: got s.py:make, whose file calls run_study(...); accepted: .* `if __name__ == "__main__":`'),
+        ("linear", OWN.replace("TARGET", "s.py"), "target: got s.py:shift, .*__main__"),
+        ("__main__:make", FGS, "models.name: got __main__:make; accepted: .*FILE.py:make"),
+        ("linear", OWN.replace("TARGET", "__main__"), "attacks.parameters.target: got __main__:shift; accepted: .*FILE.py:shift"),
+    ],
+)
+def test_a_script_that_is_its_own_factory_is_refused_before_anything_is_written(model, attack, said, tmp_path):
+    (tmp_path / "s.py").write_text(SCRIPT.replace("MODEL", model).replace("ATTACK", attack) + "run_study(Spec.parse(SPEC), 'out')\n")
+    done = subprocess.run([sys.executable, "s.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), last), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_guarded_script_is_its_own_factory(tmp_path):
+    guarded = 'if __name__ == "__main__":\n    run_study(Spec.parse(SPEC), "out")\n'
+    (tmp_path / "s.py").write_text(SCRIPT.replace("MODEL", "s.py:make").replace("ATTACK", FGS) + guarded)
+    subprocess.run([sys.executable, "s.py"], cwd=tmp_path, check=True)
+    assert (tmp_path / "out" / "frontier.csv").is_file()

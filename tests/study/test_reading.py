@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings, strategies as st
 
 from isogrid.core.errors import InputError
+from isogrid.study.spec import Spec
 from isogrid.study.spec.reading import PRESETS, preset_data, read_yaml
 
 
@@ -113,6 +114,28 @@ def test_folders_and_missing_files_are_named(tmp_path):
     for path in (tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(InputError, match=r"^study: got "):
             read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"), ("# nothing but a comment\n", "is empty"), ("~", "is empty"), ("false", "holds False"), ("0", "holds 0"),
+        ("[]", r"holds \[\]"), ("''", "holds ''"), ("quick", "holds 'quick'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_mapping_is_no_study(tmp_path, text, said):
+    with pytest.raises(InputError, match=rf"^study: got .*s\.yaml, which {said}; accepted: a YAML mapping"):
+        read(tmp_path, text)
+    with pytest.raises(InputError, match=said):
+        Spec.read(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("rounds", ["None", None, 3])
+def test_everything_that_is_accepted_is_listed(rounds):
+    with pytest.raises(InputError, match=r"^control\.rounds: got .*; accepted: a list or 'all' or 'none'$"):
+        Spec.parse({"control": {"rounds": rounds}})
+    with pytest.raises(InputError, match=r"^control\.rounds\.0: got x; accepted: a valid integer"):
+        Spec.parse({"control": {"rounds": ["x"]}})
 
 
 @pytest.mark.parametrize("name", PRESETS)

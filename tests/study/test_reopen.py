@@ -14,6 +14,7 @@ from isogrid.cli import main
 from isogrid.core.errors import InputError
 from isogrid.core.files import load_tensors, read_json, save_tensors
 from isogrid.models import build
+from isogrid.study.plan import FORMAT
 from isogrid.study.planning import plan
 from isogrid.study.run import missing, open_study, run_study, write_study_tables
 from isogrid.study.spec import Spec
@@ -205,4 +206,4 @@ def test_tolerances_may_be_edited_because_no_cell_depends_on_them(home):
     path.write_text(yaml.safe_dump(edited))
     write_study_tables(open_study(home / "out"))
     assert read_json(home / "out" / "summary.json")["tolerance"]["accuracy"] == 0.5
-    assert json.loads((home / "out" / "plan.json").read_text())["plan"] == 2
+    assert json.loads((home / "out" / "plan.json").read_text())["plan"] == FORMAT

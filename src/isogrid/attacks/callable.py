@@ -20,6 +20,7 @@ from isogrid.attacks.driver.kinds import EitherKind
 from isogrid.attacks.driver.parameters import choice
 from isogrid.core.errors import InputError
 from isogrid.core.norms import NORMS
+from isogrid.core.process import settings_kept
 from isogrid.core.random import derive
 from isogrid.core.sources import of_file
 from isogrid.core.targets import load_target, source_digest
@@ -178,9 +179,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """The global random states of torch, numpy and Python seeded inside, since foreign code draws from them; restored after, and with them
-    torch's default dtype."""
-    numpy_state, python_state, dtype = np.random.get_state(), random.getstate(), torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    whatever it sets for the whole process."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with settings_kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
@@ -189,7 +190,6 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
-            torch.set_default_dtype(dtype)
 
 
 def _takes_eps(function: Function) -> bool:

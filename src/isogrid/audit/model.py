@@ -60,12 +60,12 @@ def examine_model(
     True
     """
     require_number("eps", eps, 0, low_open=True)
-    require_whole("samples", samples)
+    count = require_whole("samples", samples)
     check_samples(x, y, box)
     check_module(model)
     if not isinstance(attacks, Sequence) or not all(isinstance(attack, Attack) for attack in attacks):
         raise InputError("attacks", attacks, "attacks in a list, such as [PGD(eps=0.1)]")
-    x, y = x[:samples], y[:samples].long()
+    x, y = x[:count], y[:count].long()
     training = tuple(n or type(m).__name__ for n, m in model.named_modules() if m.training and isinstance(m, TWO_MODES))
     first, again, reach = clean_passes(model, x, y, box)
     clean = CleanRecord.of_logits(first, y, again, sigmoids=ends_in_sigmoid(model, x), reach=reach, training=training)

@@ -6,9 +6,12 @@ import signal
 import sys
 import threading
 
+from isogrid.cli.output import open_closed
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every expected error is ONE line on stderr and exit code 2, and so is Ctrl-C (130), however early."""
+    open_closed()
     pressed: list[int] = []
 
     def note(number: int, _: object) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 import isogrid
+from isogrid.cli.output import print_json, reserved
 from isogrid.core.errors import IsogridError, StorageError
 
 app = typer.Typer(
@@ -93,6 +93,21 @@ def root(
     """Options of every command."""
 
 
+def _count(given: str | int) -> int:
+    """A whole number as people write it: 100, 1e2."""
+    try:
+        return int(given)
+    except ValueError:
+        pass
+    try:
+        if (number := float(given)).is_integer():
+            return int(number)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{given!r} is not a whole number")
+
+
+COUNT: dict[str, Any] = {"parser": _count, "metavar": "INTEGER"}
 ATTACKS_HELP = "Attacks with commas, parameters in brackets (`isogrid list`)."
 PENALTIES_HELP = "Penalties with commas; every network is trained without one and with each of them."
 EPS_HELP = "Budgets, as 0.05,0.1, of the attacks that have one by default."
@@ -109,15 +124,15 @@ def run(
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7 (two: a binary model).")] = None,
     weights: Annotated[str | None, typer.Option(help="Your trained network (.safetensors) instead of dense training.")] = None,
     method: Annotated[str | None, typer.Option(help="The pruning method (`isogrid list`), or file.py:Class.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Pruning rounds.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Pruning rounds.", **COUNT)] = None,
     penalties: Annotated[str | None, typer.Option(help=PENALTIES_HELP)] = None,
-    seeds: Annotated[int | None, typer.Option(help="Independent trainings.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Independent trainings.", **COUNT)] = None,
     attacks: Annotated[str | None, typer.Option(help=ATTACKS_HELP)] = None,
     eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
     engine: Annotated[str, typer.Option(help="Where tasks run: local, worker processes on this machine.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes (default: one per core).", **COUNT)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="The study's folder (default: runs/NAME).")] = None,
+    out: Annotated[str | None, typer.Option(help="The study's folder (default: runs/NAME).", metavar="PATH")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its expected time and disk, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -151,15 +166,15 @@ def run(
         "eps": eps,
         "device": device,
     }
-    spec = specification(study, preset, flags)
-    out = study_folder(out, spec.name)
-    carry_out(spec, out, engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
+    with reserved(as_json):
+        spec = specification(study, preset, flags)
+        carry_out(spec, study_folder(out, spec.name), engine=engine, workers=workers, dry_run=dry_run, as_json=as_json, console=err_console)
 
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="One study folder to rebuild, or several to compare.", metavar="DIR...")],
-    out: Annotated[Path | None, typer.Option(help="Where the comparison goes (default: comparison.html).")] = None,
+    folders: Annotated[list[str], typer.Argument(help="One study folder to rebuild, or several to compare.", metavar="DIR...")],
+    out: Annotated[str | None, typer.Option(help="Where the comparison goes (default: comparison.html).", metavar="PATH")] = None,
 ) -> None:
     """Rebuild the tables and the report of a study, or compare several.
 
@@ -184,7 +199,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")
 
     found = catalogue()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print_json(found)
         return
     width = max(len(name) for entries in found.values() for name in entries)
     for kind, entries in found.items():
@@ -202,11 +217,11 @@ def attack(
     classes: Annotated[str | None, typer.Option(help="Only these labels, as 1,7.")] = None,
     attacks: Annotated[str, typer.Option(help=ATTACKS_HELP)] = "fgs,pgd,deepfool",
     eps: Annotated[str | None, typer.Option(help=EPS_HELP)] = None,
-    samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    samples: Annotated[int | None, typer.Option(help="How many test samples (default: all).", **COUNT)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.", **COUNT)] = 0,
     audit: Annotated[bool, typer.Option(help="Probe whether the figures can be believed (on up to 100 samples).")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample records (Parquet).")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the per-sample records (Parquet).", metavar="PATH")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """The robustness table of one trained model, without pruning.
@@ -217,10 +232,11 @@ def attack(
     """
     from isogrid.cli.attacking import attack_model
 
-    attack_model(
-        model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed, audit=audit,
-        device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
-    )  # fmt: skip
+    with reserved(as_json):
+        attack_model(
+            model=model, data=data, weights=weights, classes=classes, attacks_text=attacks, eps=eps, samples=samples, seed=seed,
+            audit=audit, device=device, out=out, as_json=as_json, console=out_console, progress_console=err_console,
+        )  # fmt: skip
 
 
 @app.command()
@@ -235,12 +251,12 @@ def certify(
     exact: Annotated[
         float | None, typer.Option(help="Search what is still open completely, for so many seconds a sample.", metavar="SECONDS")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="How many test samples (default: 100).")] = None,
+    samples: Annotated[int | None, typer.Option(help="How many test samples (default: 100).", **COUNT)] = None,
     question: Annotated[
         Path | None, typer.Option("--property", help="Decide this VNN-LIB property of an .onnx model instead.", metavar="FILE.vnnlib")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-sample ends (Parquet) or the counterexample.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' random numbers.", **COUNT)] = 0,
+    out: Annotated[str | None, typer.Option(help="Folder for the per-sample ends (Parquet) or the counterexample.", metavar="PATH")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """What can be proved of one trained model: certified radii beside attacked ones, or verdicts at one eps.
@@ -264,8 +280,9 @@ def certify(
         return
     from isogrid.cli.certifying import certify_model
 
-    certify_model(
-        model=model, data=data or "mnist-5k", weights=weights, classes=classes, norms=norm or "linf,l2", methods=methods, eps=eps,
-        exact=exact, samples=100 if samples is None else samples, seed=seed, out=out, as_json=as_json, console=out_console,
-        progress_console=err_console,
-    )  # fmt: skip
+    with reserved(as_json):
+        certify_model(
+            model=model, data=data or "mnist-5k", weights=weights, classes=classes, norms=norm or "linf,l2", methods=methods, eps=eps,
+            exact=exact, samples=100 if samples is None else samples, seed=seed, out=out, as_json=as_json, console=out_console,
+            progress_console=err_console,
+        )  # fmt: skip

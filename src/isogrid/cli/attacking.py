@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from isogrid.audit import Audit
 from isogrid.audit.model import examine_model
 from isogrid.cli.attack_flags import chosen_attacks, split_list
 from isogrid.cli.flags import choose_device, tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError
 from isogrid.data import Samples
 from isogrid.metrics.robustness import attack_metrics, mean_distance
@@ -54,21 +54,21 @@ def attack_model(
     seed: int,
     audit: bool,
     device: str,
-    out: Path | None,
+    out: str | None,
     as_json: bool,
     console: Console,
     progress_console: Console,
 ) -> None:
     """Load, attack, audit, print."""
+    folder = None if out is None else tidy(out)
     chosen = _attacks(attacks_text, eps)
     labels = None if classes is None else tuple(split_list("classes", classes, int, "labels as 1,7"))
     test = data_library.load(data, classes=labels, test=samples, hold_out=False).test
     place = choose_device(device, "cpu")
     network = models.open_model(model, test.x, test.classes, weights=weights, on_note=lambda note: _say(progress_console, note)).to(place)
     test = test.to(place)
-    out = None if out is None else tidy(out)
-    if out is not None:
-        _store(out)
+    if folder is not None:
+        _store(folder)
     rows: list[Row] = []
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         bar = progress.add_task("attacks", total=len(chosen) * test.n)
@@ -84,8 +84,8 @@ def attack_model(
                 on_batch=lambda done, before=before: progress.update(bar, completed=before + done),  # type: ignore[misc]
             )
             rows.append(_row(identity, attack, outcome))
-            if out is not None:
-                _store(out, {identity: outcome_frame(outcome)})
+            if folder is not None:
+                _store(folder, {identity: outcome_frame(outcome)})
         progress.update(bar, description="audit", visible=audit)
         own = [attack for _, attack in chosen]
         examined = (
@@ -94,7 +94,7 @@ def attack_model(
     accuracy = float(outcome.correct.double().mean())
     if as_json:
         told = {"audit": [asdict(finding) for finding in examined.findings], "audit_checks": [asdict(check) for check in examined.checks]}
-        print(json.dumps(_plain(model, test, accuracy, rows) | told, indent=1, allow_nan=False))
+        print_json(_plain(model, test, accuracy, rows) | told)
         return
     console.print(attack_table(model, test, accuracy, rows))
     for finding in examined.findings:

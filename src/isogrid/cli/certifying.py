@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from isogrid.attacks.records import to_numpy
 from isogrid.certify import CERTIFICATES, make
 from isogrid.cli.attack_flags import split_list
 from isogrid.cli.flags import tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.norms import NORMS, allowed
 from isogrid.data import Samples
@@ -62,12 +62,13 @@ def certify_model(
     exact: float | None,
     samples: int,
     seed: int,
-    out: Path | None,
+    out: str | None,
     as_json: bool,
     console: Console,
     progress_console: Console,
 ) -> None:
     """Load, attack, certify, print."""
+    folder = None if out is None else tidy(out)
     chosen = split_list("norm", norms, str, "linf, l2 or both with a comma")
     for name in chosen:
         if name not in NORMS:
@@ -79,15 +80,14 @@ def certify_model(
     network = models.open_model(
         model, test.x, test.classes, weights=weights, on_note=lambda note: progress_console.print(note, markup=False, highlight=False)
     )
-    out = None if out is None else tidy(out)
     found = []
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         for norm in chosen:
             found.append(_bracket(network, test, norm, configs, eps, seed, progress))
-            if out is not None:
-                _store(out, found[-1])
+            if folder is not None:
+                _store(folder, found[-1])
     if as_json:
-        print(json.dumps(_plain(model, test, found, configs, eps), indent=1, allow_nan=False))
+        print_json(_plain(model, test, found, configs, eps))
         return
     console.print(certificate_table(model, test, found, eps))
 

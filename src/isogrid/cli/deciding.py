@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from isogrid import models
 from isogrid.certify import Decision, decide, make, read_property
 from isogrid.cli.certifying import configurations
 from isogrid.cli.flags import tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError
 from isogrid.core.files import write_text
 
@@ -27,7 +27,7 @@ def decide_property(
     methods: str,
     exact: float | None,
     seed: int,
-    out: Path | None,
+    out: str | None,
     as_json: bool,
     console: Console,
 ) -> None:
@@ -38,12 +38,12 @@ def decide_property(
     if Path(model).suffix not in models.ONNX:
         raise InputError("model", model, "the path of an .onnx file beside --property")
     chosen = [make(config | {"norm": "linf"}) for config in configurations(methods, exact)]
-    out = None if out is None else tidy(out)
+    folder = None if out is None else tidy(out)
     started = time.perf_counter()
     asked = read_property(question)
     found = decide(models.read_onnx(model), asked, chosen, seed=seed)
     seconds = time.perf_counter() - started
-    written = _written(out, found) if out is not None else None
+    written = _written(folder, found) if folder is not None else None
     if as_json:
         told = {
             "model": model,
@@ -56,7 +56,7 @@ def decide_property(
             "seconds": round(seconds, 3),
             "counterexample": None if written is None else str(written),
         }
-        print(json.dumps(told, indent=1, allow_nan=False))
+        print_json(told)
         return
     what = f"class {asked.label} within {asked.eps:.4g} (linf), by {found.method}, {seconds:.1f} s"
     console.print(f"{found.verdict}: {what}", markup=False, highlight=False)

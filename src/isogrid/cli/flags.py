@@ -10,6 +10,7 @@ import torch
 from isogrid import data as data_library
 from isogrid.cli.attack_flags import chosen_attacks, parse_named, split_list
 from isogrid.core.errors import InputError, one_of
+from isogrid.core.files import user_path
 from isogrid.study.spec import DEFAULT_ATTACKS, PRESETS, Spec, preset_data, read_yaml, rounds_of
 
 PENALTIES_FORM = "penalties with commas, weights in brackets: l1-activations(weight=1e-5),l1-activations(weight=1e-4)"
@@ -25,8 +26,6 @@ def specification(study: Path | None, preset: str | None, flags: dict[str, Any])
     if preset is not None and preset not in PRESETS:
         raise one_of("preset", preset, PRESETS)
     base = read_yaml(study) if study is not None else preset_data(preset or "quick")
-    if not isinstance(base, dict):
-        raise InputError("study", str(study), "a YAML mapping of settings")
     base = dict(base)
     if study is not None:
         base.setdefault("name", study.stem)
@@ -124,15 +123,19 @@ def _available(data: Any) -> Any:
     return data | {"name": names[-1]}
 
 
-def study_folder(out: Path | None, name: str) -> Path:
+def study_folder(out: str | None, name: str) -> Path:
     """`--out`, or runs/NAME; raises InputError for a name that would lead elsewhere."""
     if out is None and (name in (".", "..") or "/" in name or "\0" in name):
         raise InputError("name", name, "a name that can be a folder's in runs/, without a slash (or the folder with --out)")
-    return tidy(Path("runs") / name if out is None else out)
+    return tidy(f"runs/{name}" if out is None else out)
 
 
-def tidy(path: Path) -> Path:
-    """The same path without `..`, which leads nowhere before its folder is there."""
+def tidy(out: str) -> Path:
+    """The path that `--out` gives, without `..`, which leads nowhere before its folder is there; raises InputError where it is none.
+
+    An empty one is none, where `Path("")` is the working folder: it comes of a shell's variable that is not set.
+    """
+    path = user_path(out, "out", "the path of a folder")
     if ".." not in path.parts:
         return path
     whole, here = path.resolve(), Path.cwd()

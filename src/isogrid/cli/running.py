@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isogrid.cli.flags import tidy
+from isogrid.cli.output import print_json
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.files import read_json
 from isogrid.engines import ENGINES, Event
@@ -75,7 +75,7 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
     summary = read_json(out / "summary.json")
     told = Console()
     if as_json:
-        print(json.dumps(summary, indent=1, allow_nan=False))
+        print_json(summary)
         told = console
     else:
         print_summary(out, told)
@@ -86,9 +86,11 @@ def carry_out(spec: Spec, out: Path, *, engine: str, workers: int | None, dry_ru
 
 def _changed(spec: Spec, path: Path) -> list[str]:
     """The settings in which the study that stands there differs."""
-    before = read_yaml(path) if path.is_file() else {}
-    now = spec.resolved()
-    return [name for name in now if isinstance(before, dict) and name in before and before[name] != now[name] and name != "name"]
+    try:
+        before = read_yaml(path)
+    except InputError:  # none there, or nobody can say: it is written anew
+        return []
+    return [name for name, value in spec.resolved().items() if name in before and before[name] != value and name != "name"]
 
 
 def _given_files(model: ModelSpec) -> str:
@@ -97,19 +99,19 @@ def _given_files(model: ModelSpec) -> str:
     return model.title if not count else f"{model.title} ({count} given file{'s' if count != 1 else ''})"
 
 
-def rebuild(folders: list[Path], out: Path | None, console: Console) -> None:
+def rebuild(folders: list[str], out: str | None, console: Console) -> None:
     """`isogrid report`: tables and page of one study anew, or several studies on one page."""
     from isogrid.report import build_report, compare
 
-    for folder in folders:
-        if len({other.resolve() for other in folders}) < len(folders):
-            raise InputError("folders", str(folder), "different study folders")
+    target = tidy("comparison.html" if out is None else out)
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise InputError("folders", " ".join(folders), "different study folders")
     studies = [open_study(folder) for folder in folders]
     for study in studies:
         write_study_tables(study)
         page = build_report(study.folder)
     if len(studies) > 1:
-        page = compare([study.folder for study in studies], tidy(out or Path("comparison.html")))
+        page = compare([study.folder for study in studies], target)
     console.print(str(page), highlight=False, markup=False)
 
 
@@ -164,7 +166,7 @@ def _print_plan(study: Plan, expected: Forecast, out: Path, workers: int, as_jso
     if as_json:
         kinds = {kind: {"tasks": count, "seconds": round(seconds, 1)} for kind, (count, seconds) in expected.by_kind.items()}
         plan_ = {"out": str(out), "workers": workers, "tasks": expected.tasks, "finished": expected.finished, "kinds": kinds}
-        print(json.dumps(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes}, indent=1, allow_nan=False))
+        print_json(plan_ | {"seconds": round(expected.seconds, 1), "bytes": expected.bytes})
         return
     console = Console()
     table = Table(title=Text(f"{study.spec.name} -> {out}"), title_justify="left")

@@ -22,7 +22,7 @@ class InputError(IsogridError, ValueError):
 
     def __init__(self, field: str, value: object, accepted: str) -> None:
         self.field, self.value, self.accepted = field, value, accepted
-        shown = value if isinstance(value, str) else repr(value)
+        shown = value if isinstance(value, str) and value.strip() else repr(value)
         super().__init__(f"{_line(field, 200)}: got {_line(shown, 120)}; accepted: {_line(accepted, 800)}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:

@@ -32,13 +32,15 @@ def real(value: object) -> float | None:
 
 
 def whole(value: object) -> int | None:
-    """Any integer as an int; None for floats, even whole ones, truth values, and whatever else is none.
+    """Any integer as an int, a whole float (1e2) among them; None for truth values, and whatever else is none.
 
     >>> import numpy as np
-    >>> whole(np.int64(5)), whole(5.0), whole(True)
-    (5, None, None)
+    >>> whole(np.int64(5)), whole(1e2), whole(0.5), whole(True)
+    (5, 100, None, None)
     """
     plain = _plain(value)
+    if isinstance(plain, float) and plain.is_integer():
+        return int(plain)
     try:
         return None if isinstance(plain, bool) else operator.index(plain)
     except TypeError:

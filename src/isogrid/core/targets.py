@@ -15,6 +15,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from isogrid.core.errors import InputError, one_of
+from isogrid.core.process import settings_kept
 from isogrid.core.sources import Source, contents, find_source
 
 FORM = 'a target such as "file.py:name" or "package.module:name"'
@@ -25,6 +26,7 @@ def load_target(field: str, target: str) -> Any:
 
     The file's own folder (for `package.module` the working folder) can be imported from while it loads; a module of the user's own that it
     imports there is the one that lies there, with the contents that it has now, whatever has been imported under its name before.
+    What it sets for the whole process (the working folder, torch's threads ...) is put back.
     Raises InputError, naming `field`, where the form is wrong, the file or module is missing or raises, or it has no such name.
 
     >>> load_target("factory", "math:hypot")(3, 4)
@@ -40,7 +42,7 @@ def load_target(field: str, target: str) -> Any:
     if place.endswith(".py") and source is None:
         raise InputError(field, target, "the path of a readable .py file")
     try:
-        with _at_home(source):
+        with _noted(target), settings_kept(), _at_home(source):
             module = _from_file(source) if source is not None and place.endswith(".py") else importlib.import_module(place)
     except InputError:
         raise
@@ -55,6 +57,26 @@ def load_target(field: str, target: str) -> Any:
         near = one_of(field, name, [n for n in vars(module) if not n.startswith("_")]).accepted.partition("did you mean ")[2].rstrip("?)")
         hint = f" (did you mean {place}:{near}?)" if near else ""
         raise InputError(field, target, f"a name in {place}{hint}") from None
+
+
+def refuse_while_loading(what: str) -> None:
+    """Raise InputError where a target is just being loaded: its file's own lines ask for `what`, which would load it once more."""
+    if _loading:
+        accepted = f'a file that only defines things while it is imported: put {what} under `if __name__ == "__main__":`'
+        raise InputError("target", f"{_loading[-1]}, whose file calls {what}", accepted)
+
+
+_loading: list[str] = []
+"""The targets whose files are running now, outermost first."""
+
+
+@contextlib.contextmanager
+def _noted(target: str) -> Iterator[None]:
+    _loading.append(target)
+    try:
+        yield
+    finally:
+        _loading.pop()
 
 
 def source_digest(target: str) -> str:
@@ -175,4 +197,4 @@ def _file(module: ModuleType) -> Path | None:
     return Path(path).resolve() if path else None
 
 
-__all__ = ["at_home", "load_target", "source_digest"]
+__all__ = ["at_home", "load_target", "refuse_while_loading", "source_digest"]

@@ -13,10 +13,23 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from isogrid.core.errors import InputError
 
 T = TypeVar("T")
+
+
+def no_truth(value: Any) -> Any:
+    """`value`, unless it is a truth value, which pydantic takes for 0 or 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth_value", "Input should be a number, not a truth value")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(no_truth)]
+Real = Annotated[float, BeforeValidator(no_truth)]
+"""The types of numbers in a specification."""
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """The type of a number that may not be finite: JSON has no infinity and no NaN, so it is written as null and comes back as NaN."""
 

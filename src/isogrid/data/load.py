@@ -34,7 +34,11 @@ DATA: dict[str, tuple[Reader, str]] = {
 """The registry: name -> (reader, one line)."""
 
 OPTIONS = ("train", "test", "classes", "box")
-_OPTIONS = re.compile(r":(\w+=[^:=,]*(?:,\w+=[^:=,]*)*)$")
+_OPTIONS = re.compile(r":(\s*\w+\s*=[^:=]*(?:,\s*\w+\s*=[^:=]*)*)$")
+_BETWEEN = re.compile(r",(?=\s*\w+\s*=)")  # commas that stand in a value are refused with it: `classes=1,7`
+
+DARK = 64
+"""Values of 8 bits that are all below are taken for another scale than 0 .. 255."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +65,16 @@ def parse(text: str, field: str = "data") -> Request:
     if not isinstance(text, str) or not text.strip():
         raise InputError(field, text, "the name of a data set or the path of an .npz file or image folder")
     found = _OPTIONS.search(text)
-    if found and not all(item.partition("=")[0] in OPTIONS for item in found[1].split(",")) and exists(Path(text.partition(":")[2])):
-        found = None  # a path with = in it, not options
-    body, options = (text[: found.start()], found[1]) if found else (text, "")
+    items = [] if found is None else [tuple(part.strip() for part in item.split("=")) for item in _BETWEEN.split(found[1])]
+    if found and not all(key in OPTIONS for key, _ in items) and exists(Path(text.partition(":")[2])):
+        found, items = None, []  # a path with = in it, not options
+    body = text[: found.start()] if found else text
     values: dict[str, str] = {}
-    for item in options.split(",") if options else ():
-        key, _, value = item.partition("=")
+    for key, value in items:
         if key not in OPTIONS:
             raise one_of(f"{field} option", key, OPTIONS)
         if key in values:
-            raise InputError(f"{field} option", item, f"{key} once")
+            raise InputError(f"{field} option", f"{key}={value}", f"{key} once")
         values[key] = value
     name, _, rest = body.partition(":")
     if name not in DATA:
@@ -91,7 +95,7 @@ def _kind_of(text: str, field: str) -> str:
     path = user_path(text, field)
     if exists(path, folder=True):
         return "folder"
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return "npz"
     if exists(path) or path.suffix or len(path.parts) > 1:
         raise InputError(field, text, "an existing .npz file or image folder, or one of " + ", ".join(sorted(DATA)))
@@ -101,9 +105,10 @@ def _kind_of(text: str, field: str) -> str:
 def _count(field: str, text: str | None) -> int | None:
     if text is None:
         return None
-    if not re.fullmatch(r"[0-9]+", text):
+    found = re.fullmatch(r"([0-9]+)(?:[eE]\+?([0-9]{1,2}))?", text)
+    if found is None:
         raise InputError(field, text, "a whole number of samples >= 1")
-    return int(text)
+    return int(found[1] + "0" * int(found[2] or 0))
 
 
 def _labels(field: str, text: str) -> tuple[int, ...]:
@@ -193,8 +198,11 @@ def _cut(pool: Pool, request: Request, counts: tuple[object, object], chosen: tu
     for part, arrays, count in (("train", train, counts[0]), ("test", test, counts[1])):
         kept = _subset(arrays, count, seed, part)
         if part == "train" and hold_out:
-            _check_every_class(kept.y, total, whole_set=count is None)
+            declared = request.name == "npz" and pool.classes is not None and chosen is None
+            _check_every_class(kept.y, total, whole_set=count is None, declared=declared)
         parts[part] = _samples(kept, total, pool.box, name)
+    if request.name in ("npz", "folder"):  # of the others the scale is known
+        _check_scale([part.x for part in (pool.train, pool.test) if part is not None])
     labels = "" if chosen is None else f", labels {', '.join(map(str, chosen))}"
     return Split(train=parts["train"], test=parts["test"], source=f"{pool.source}{labels}")
 
@@ -227,12 +235,22 @@ def _subset(arrays: Arrays, count: object, seed: int, part: str) -> Arrays:
     return arrays.take(order[:size])
 
 
-def _check_every_class(y: np.ndarray, total: int, *, whole_set: bool) -> None:
+def _check_every_class(y: np.ndarray, total: int, *, whole_set: bool, declared: bool) -> None:
     missing = [str(c) for c, n in enumerate(np.bincount(y, minlength=total)) if n == 0]
     if missing:
-        cure = "labels without gaps" if whole_set else "take more samples"
+        cure = (
+            "labels without gaps" + (f", or no array `classes` that says {total}" if declared else "") if whole_set else "take more samples"
+        )
         accepted = f"training samples of every class 0 to {total - 1} ({cure})"
         raise InputError("data train", f"no sample of class {', '.join(missing)}", accepted)
+
+
+def _check_scale(stored: list[np.ndarray]) -> None:
+    """Raises InputError for values of 8 bits of another scale than 0 .. 255, which would all come to lie near 0."""
+    largest = max((int(x.max(initial=0)) for x in stored if x.dtype == np.uint8), default=255)
+    if largest < DARK:
+        accepted = f"values up to 255, which are divided by 255; for another scale floats: x.astype('float32') / {max(largest, 1)}"
+        raise InputError("data x", f"values of 8 bits that are {largest} at most", accepted)
 
 
 def _samples(arrays: Arrays, classes: int, box: tuple[float, float], name: str) -> Samples:

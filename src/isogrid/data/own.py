@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,12 @@ LAYOUTS = ("channels-first", "channels-last", "gray")
 def npz(rest: str) -> Pool:
     """Arrays x, y (a fifth is held out) or x_train, y_train, x_test, y_test from an .npz file; `box`, `layout`, `classes` optional.
 
-    x is uint8 (scaled by 1/255), truth values, or floating inside `box` = (low, high), by default (0, 1). Samples may have any shape:
-    tables [N, D], series [N, C, T], images [N, C, H, W], volumes [N, C, D, H, W]. Two forms are turned into images: [N, H, W] where it
-    is uint8 or square becomes [N, 1, H, W], and [N, H, W, C] whose last side is the smallest becomes [N, C, H, W]; `layout` (one of
-    LAYOUTS) says it where that is wrong or does not decide. y holds the integer classes 0 .. K - 1; `classes` says K where it is more
-    than the largest label + 1. Raises InputError.
+    x is uint8 (scaled by 1/255, and refused where all of it is below 64, as of another scale), truth values, or floating inside `box` =
+    (low, high), by default (0, 1). Samples may have any shape: tables [N, D], series [N, C, T], images [N, C, H, W], volumes [N, C, D, H,
+    W]. Two forms are turned into images: [N, H, W] where it is uint8 or square becomes [N, 1, H, W], and [N, H, W, C] whose last side is
+    the smallest becomes [N, C, H, W]; `layout` (one of LAYOUTS) says it where that is wrong or does not decide. y holds the integer classes
+    0 .. K - 1; `classes` says K where it is more than the largest label + 1, for a network that is given: a training needs samples of every
+    class. Raises InputError.
     """
     path = user_path(rest, "data", "an existing .npz file")
     if not exists(path):
@@ -64,16 +66,27 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of the file; object arrays, which would need unpickling, are refused."""
     try:
         with path.open("rb") as file:  # numpy leaves a file of its own open where it is damaged
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("a single .npy array")
-            with stored:
-                return {name: stored[name] for name in stored.files}
+            if file.read(len(_ZIP)) != _ZIP:  # numpy would take it for a pickle
+                raise ValueError("it is no .npz file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: _plain(stored, name) for name in stored.files}
     except Exception as error:  # damaged bytes may raise anything: numpy parses a header as Python
-        reason = (
-            "it holds pickled objects, which are never loaded" if "pickle" in str(error).lower() else str(error) or type(error).__name__
-        )
+        reason = str(error) or type(error).__name__
         raise InputError("data", str(path), f"an .npz file of plain arrays, as numpy.savez writes it ({reason})") from None
+
+
+_ZIP = b"PK"
+
+
+def _plain(stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """One array of the file; raises ValueError, naming it, where it would need unpickling."""
+    try:
+        return stored[name]
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise ValueError(f"its array {name} holds Python objects, pickled, which are never loaded") from None
+        raise
 
 
 def _layout(value: np.ndarray) -> str:

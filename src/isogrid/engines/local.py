@@ -174,7 +174,10 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else what cuBLAS adds up first depends on who else is on the device
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    _speak_aside()
     import torch  # not needed to start and watch workers, and slow
+
+    from isogrid.core.process import settings_kept
 
     while True:
         try:
@@ -187,7 +190,8 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             if task.gpus and not torch.cuda.is_available():
                 raise IsogridError("device: got cuda, which this worker cannot use; accepted: cpu, or a machine with a CUDA device")
             torch.use_deterministic_algorithms(task.gpus > 0, warn_only=True)
-            task.function(**task.arguments)
+            with settings_kept():  # a user's network or cell may leave the folder, say, and later tasks read relative paths
+                task.function(**task.arguments)
             reason = trace = ""
         except IsogridError as error:
             reason, trace = str(error), ""
@@ -202,6 +206,13 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
             pipe.send((reason, trace))
         except (BrokenPipeError, ConnectionError):
             os._exit(0)
+
+
+def _speak_aside() -> None:
+    """What tasks print, by Python, C or child processes, goes to stderr: stdout is the study's own process's."""
+    if sys.stdout is not None and sys.stderr is not None:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        sys.stdout = sys.stderr
 
 
 def _die_with_parent() -> None:

@@ -17,6 +17,7 @@ from isogrid.core import targets
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.modules import initialise_lazy
 from isogrid.core.numbers import sizes, whole
+from isogrid.core.process import settings_kept
 from isogrid.core.random import isolated, seed_global
 from isogrid.core.targets import load_target
 from isogrid.models import zoo
@@ -32,8 +33,8 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.
     """The network `name` for samples of `shape` and so many classes, initialised from `seed` alone, on the CPU.
 
     `name` is built-in, or the user's factory `file.py:factory` / `package.module:factory`, called with no arguments, or with `shape` and
-    `classes` where it has parameters of these names. The global random state is as before afterwards, whatever a factory does with
-    it. Raises InputError for an unknown name, and where a factory raises or returns no module.
+    `classes` where it has parameters of these names. The global random state, working folder and torch's settings are as before
+    afterwards, whatever a factory does with them. Raises InputError for an unknown name, and where a factory raises or returns no module.
 
     >>> sum(p.numel() for n, p in build("lenet-300-100", (1, 28, 28), 10).named_parameters() if n.endswith("weight"))
     266200
@@ -101,24 +102,20 @@ def source_digest(name: str) -> str:
 
 
 def _from_factory(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
-    dtype = torch.get_default_dtype()
-    try:
-        with isolated(seed, "factory"):
-            factory = load_target("model", name)
-            if isinstance(factory, nn.Module) or not callable(factory):
-                raise InputError("model", f"{name}, {_kind(factory)}", "a function or class that returns a torch.nn.Module")
-            arguments = _arguments(name, factory, {"shape": shape, "classes": classes})
-            seed_global(seed, "factory")  # again: the import may have drawn, and only once per process
-            try:
-                with targets.at_home(name):
-                    model = factory(**arguments)
-            except (Exception, SystemExit) as error:  # a user's code may raise anything
-                raise InputError("model", name, f"a factory that does not raise; it raised {type(error).__name__}: {error}") from error
-            if not isinstance(model, nn.Module):
-                raise InputError("model", f"{name}, which returned {_kind(model)}", "a factory that returns a torch.nn.Module")
-            _fill(name, model, shape)
-    finally:
-        torch.set_default_dtype(dtype)
+    with settings_kept(), isolated(seed, "factory"):
+        factory = load_target("model", name)
+        if isinstance(factory, nn.Module) or not callable(factory):
+            raise InputError("model", f"{name}, {_kind(factory)}", "a function or class that returns a torch.nn.Module")
+        arguments = _arguments(name, factory, {"shape": shape, "classes": classes})
+        seed_global(seed, "factory")  # again: the import may have drawn, and only once per process
+        try:
+            with targets.at_home(name):
+                model = factory(**arguments)
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
+            raise InputError("model", name, f"a factory that does not raise; it raised {type(error).__name__}: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise InputError("model", f"{name}, which returned {_kind(model)}", "a factory that returns a torch.nn.Module")
+        _fill(name, model, shape)
     try:
         return copy.deepcopy(model).cpu()  # a factory may hand out one and the same object: levels must not share it
     except Exception as error:

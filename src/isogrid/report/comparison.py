@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isogrid.core.errors import InputError
-from isogrid.core.files import write_text
+from isogrid.core.files import user_path, write_text
 from isogrid.report import figures
 from isogrid.report.advice import Advice, advice
 from isogrid.report.page import Numbering, facts, render
@@ -40,6 +40,7 @@ def compare(folders: Sequence[Path], target: Path = Path("comparison.html")) -> 
     Curves meet in a figure only where attack, norm, domain and budget are equal. Raises InputError for fewer than two folders, the
     same folder twice, or a folder without a study.
     """
+    target = user_path(target, "target", "the path of a page")
     if len({Path(folder).resolve() for folder in folders}) < max(len(folders), 2):
         raise InputError("folders", " ".join(str(folder) for folder in folders), "two or more different study folders")
     studies = [read_tables(Path(folder)) for folder in folders]

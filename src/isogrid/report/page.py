@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from isogrid.core.files import write_text
+from isogrid.core.files import user_path, write_text
 from isogrid.engines.local import without_script
 from isogrid.report import brackets, figures, gallery, grids, matrices, mechanism
 from isogrid.report.advice import Advice, advice, headline, marks
@@ -93,7 +93,7 @@ def build_report(folder: Path, *, workers: int = 1) -> Path:
     Equal tables give equal bytes, in one process or two (`workers` above 1: another draws the galleries, half of the work). Parts that
     the study lacks (control, gallery, claims, ...) are named as missing, not hidden. Raises InputError where the folder holds no study.
     """
-    study = read_tables(Path(folder))
+    study = read_tables(user_path(folder, "folder", "the path of a study folder"))
     out = study.folder / "figures"
     before = {path for kind in ("*.svg", "*.png") for path in out.glob(kind)} if out.is_dir() else set()
     numbers = Numbering()

@@ -23,7 +23,7 @@ from isogrid.study.store import Store
 from isogrid.verdicts.arm import Arm
 
 NAME = "plan.json"
-FORMAT = 2
+FORMAT = 3
 FREE = ("name", "tolerance")
 """Settings on which no cell depends: they may be edited in study.yaml after a run."""
 
@@ -33,7 +33,8 @@ class Network:
     """What all levels of one model have in common. `source`: where the samples came from, in words. `linear`: it is an affine map.
 
     `weights`: how many can be pruned. `unproved`: why nothing can be certified of it; empty where that can be, or is not asked for.
-    `pace`: measured seconds of one gradient of one sample, for forecasts; 0 where not measured.
+    `substitute`: the black-box attacker's model, for planning. `pace`: measured seconds of one gradient of one sample, for forecasts; 0
+    where not measured.
     """
 
     spec: ModelSpec
@@ -43,6 +44,7 @@ class Network:
     linear: bool
     weights: int
     unproved: str = ""
+    substitute: Architecture | None = field(default=None, compare=False)
     pace: float = field(default=0.0, compare=False)
 
 

@@ -15,6 +15,7 @@ from isogrid.attacks.driver.base import as_classifier, check_samples
 from isogrid.certify import read_graph
 from isogrid.core.errors import InputError, IsogridError, ModelError
 from isogrid.core.registry import sources_of
+from isogrid.core.targets import refuse_while_loading
 from isogrid.data import Split
 from isogrid.sparsity import prunable
 from isogrid.study.beside import beside
@@ -40,6 +41,8 @@ from isogrid.verdicts.evidence import GIVEN
 
 def plan(spec: Spec) -> Plan:
     """The plan of a study; loads the data and builds every model once, so that unusable input is refused before anything is written."""
+    refuse_while_loading("run_study(...)")
+    _check_reachable(spec.resolved())
     networks = tuple(_network(spec, model) for model in spec.models)
     levels: list[LevelPlan] = []
     transfers: list[TransferPlan] = []
@@ -50,6 +53,15 @@ def plan(spec: Spec) -> Plan:
         if spec.transfer is not None:
             transfers += [planner.transfer(arm, chains) for arm in dict.fromkeys(one.arm for one in chains if not one.arm.control)]
     return Plan(spec=spec, networks=networks, levels=tuple(levels), transfers=tuple(transfers))
+
+
+def _check_reachable(value: Any, field: str = "") -> None:
+    """Raises InputError for a target in the script that is running, wherever a setting names one: workers do not run it."""
+    if isinstance(value, str) and value.startswith("__main__:"):
+        name = value.removeprefix("__main__:")
+        raise InputError(field, value, f"a target that workers can import: put {name} into a file of its own, FILE.py:{name}")
+    for key, part in value.items() if isinstance(value, dict) else [(field, v) for v in value] if isinstance(value, list) else ():
+        _check_reachable(part, f"{field}.{key}".lstrip(".") if isinstance(value, dict) else field)
 
 
 def _data(spec: Spec, model: ModelSpec) -> Data:
@@ -64,8 +76,7 @@ def _data(spec: Spec, model: ModelSpec) -> Data:
 def _network(spec: Spec, model: ModelSpec) -> Network:
     data = _data(spec, model)
     split = data.load()
-    architecture = Architecture.of(model.name)
-    network = architecture.build(split.train.shape, split.train.classes, 0)
+    network, architecture = _built(model.name, split)
     channels_last(network, split.train.x)
     if not prunable(network):
         raise InputError("model", model.name, "a network with at least one linear or convolutional layer to prune")
@@ -79,18 +90,27 @@ def _network(spec: Spec, model: ModelSpec) -> Network:
         for training in spec.trainings:
             for pruner in spec.prunings:
                 rehearse(network, split, training, pruner, given=model.weights is not None)
-    if spec.blackbox is not None:
-        _check_substitute(spec.blackbox, split)
     return Network(
         spec=model,
         data=data,
         model=architecture,
+        substitute=None if spec.blackbox is None else _substitute(spec.blackbox, split),
         source=split.source,
         linear=len(prunable(network)) == 1 and linear_weights(network, split.test.shape) is not None,
         weights=sum(weight.numel() for weight in prunable(network).values()),
         unproved=_unproved(spec, network, split) if architecture.source else "",  # those that isogrid ships can be read
         pace=_pace(network, split.train.x),
     )
+
+
+def _built(name: str, split: Split, field: str = "model") -> tuple[torch.nn.Module, Architecture]:
+    """The network of the first seed, with what it is known by; raises InputError where another seed gives a factory another network."""
+    shape, classes = split.train.shape, split.train.classes
+    network = models.build(name, shape, classes, 0)
+    architecture = Architecture.of(name, network)
+    if architecture.source:
+        architecture.build(shape, classes, 1, field)
+    return network, architecture
 
 
 def _unproved(spec: Spec, network: torch.nn.Module, split: Split) -> str:
@@ -106,15 +126,16 @@ def _unproved(spec: Spec, network: torch.nn.Module, split: Split) -> str:
     return ""
 
 
-def _check_substitute(spec: BlackBoxSpec, split: Split) -> None:
+def _substitute(spec: BlackBoxSpec, split: Split) -> Architecture:
     """Raises InputError where the substitute cannot be built for these data, or has too few samples to start from."""
     try:
-        network = models.build(spec.model, split.test.shape, split.test.classes)
+        network, architecture = _built(spec.model, split, "blackbox.model")
         as_classifier(network.eval(), split.test.x, split.test.y)
     except IsogridError as error:
         raise InputError("blackbox.model", spec.model, f"a model that fits the data ({error})") from None
     if spec.seed_samples > split.train.n:
         raise InputError("blackbox.seed_samples", spec.seed_samples, f"at most the {split.train.n} training samples")
+    return architecture
 
 
 def _pace(network: torch.nn.Module, x: torch.Tensor) -> float:
@@ -242,11 +263,12 @@ class _Planner:
                 yield cell
 
     def _substitute(self, spec: BlackBoxSpec, train: Train, seed: int) -> Substitute:
+        assert self.network.substitute is not None
         identity, attack = spec.attack.named()[0]
         return Substitute(
             network=train,
             attack=attacks.config_of(attack),
-            model=Architecture.of(spec.model),
+            model=self.network.substitute,
             seed_samples=spec.seed_samples,
             rounds=spec.rounds,
             seed=seed,

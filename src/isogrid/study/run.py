@@ -15,6 +15,8 @@ from torch import nn
 
 from isogrid.core.errors import InputError, IsogridError, one_of
 from isogrid.core.files import write_text
+from isogrid.core.parameters import require_whole
+from isogrid.core.targets import refuse_while_loading
 from isogrid.engines import ENGINES, Event, Task
 from isogrid.study.cells import Cell, Train
 from isogrid.study.plan import LevelPlan, Plan, read_plan
@@ -107,11 +109,12 @@ def run_study(
     used. Raises InputError for unusable input before anything is written; and StudyError where tasks failed, after all others have
     finished and the tables have been written.
     """
+    refuse_while_loading("run_study(...)")
     if not isinstance(spec, Spec):
         raise InputError("spec", type(spec).__name__, "a specification: Spec.parse({...}), Spec.read(path) or Spec.preset(name)")
     out = _folder("out", out)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError("workers", workers, "an integer >= 1")
+    count = require_whole("workers", workers)
+    assert count is not None
     if not isinstance(engine, str) or engine not in ENGINES:
         raise one_of("engine", str(engine), ENGINES)
     study = planned or plan(spec)
@@ -124,7 +127,7 @@ def run_study(
             network.data.run(store)
         write_text(out / "study.yaml", spec.text())
         study.write(out)
-        failures = ENGINES[engine](missing(study, out), workers=workers, on_event=on_event)
+        failures = ENGINES[engine](missing(study, out), workers=count, on_event=on_event)
         write_tables(study, store, failures)
     if failures:
         raise StudyError(Study(out, study), failures)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from isogrid.core.errors import one_of
 from isogrid.core.parameters import require_number, require_whole
 from isogrid.core.registry import Config
+from isogrid.core.typed import Real, Whole
 from isogrid.training.objectives import OBJECTIVES
 from isogrid.training.optimizers import OptimizerConfig
 from isogrid.training.penalties import PENALTIES
@@ -43,8 +44,8 @@ class EarlyStop:
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    patience: int = 5
-    min_delta: float = 1e-4
+    patience: Whole = 5
+    min_delta: Real = 1e-4
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patience", require_whole("early_stop.patience", self.patience))
@@ -64,8 +65,8 @@ class FitConfig:
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    epochs: int = 40
-    batch_size: int = 128
+    epochs: Whole = 40
+    batch_size: Whole = 128
     objective: Config = "natural"
     penalty: Config | None = None
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"

@@ -13,6 +13,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.parameters import require_number
+from isogrid.core.typed import Real
 
 
 class FusedSGD(Optimizer):
@@ -78,10 +79,10 @@ class OptimizerConfig:
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
+    lr: Real = 0.1
+    momentum: Real = 0.9
     nesterov: bool = True
-    weight_decay: float = 0.0
+    weight_decay: Real = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in ("sgd", "adam", "adamw"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from isogrid.attacks import Attack, AttackOutcome, Transfer
 from isogrid.attacks.driver.base import as_classifier, batch_rows, frozen, log_odds
 from isogrid.core.errors import InputError
+from isogrid.core.parameters import require_whole
 from isogrid.core.random import generator
 from isogrid.training import FitConfig, OptimizerConfig, fit
 
@@ -38,9 +39,7 @@ class SubstituteConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 1), ("period", 1), ("reservoir", 1), ("reservoir_after", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"substitute.{name}", value, f"an integer >= {least}")
+            object.__setattr__(self, name, require_whole(f"substitute.{name}", getattr(self, name), least))
         if not 0 < self.step < float("inf"):
             raise InputError("substitute.step", self.step, "a number > 0")
 

@@ -102,7 +102,9 @@ class Cell(ABC):
 
 
 def _identity(value: Any) -> Any:
-    """What a key is made of: cells by their keys, fields marked `BESIDE` left out at any depth."""
+    """What a key is made of: cells by their keys, whole numbers as integers (1e2 is 100), fields marked `BESIDE` left out at any depth."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, Cell):
         return value.key
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -21,6 +21,7 @@ from isogrid.attacks.records import to_numpy
 from isogrid.audit.model import clean_passes, ends_in_sigmoid
 from isogrid.audit.records import CleanRecord
 from isogrid.core.errors import InputError
+from isogrid.core.files import digest
 from isogrid.core.random import derive, generator
 from isogrid.core.registry import sources_of
 from isogrid.data import Samples
@@ -35,23 +36,36 @@ from isogrid.training.layout import channels_last
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A model by the name that the user wrote; `source`: the digest of the code behind the name ("" for a built-in one)."""
+    """A model by the name that the user wrote; `source`: the digest of the code behind the name ("" for a built-in one).
+
+    `tensors`: the digest of the network's names, shapes and types, since a factory may read more than its code (a cfg.json, say).
+    """
 
     name: str
     source: str
+    tensors: str
 
     @classmethod
-    def of(cls, name: str) -> Self:
-        """The architecture as its source stands now."""
-        return cls(name=name, source=models.source_digest(name))
+    def of(cls, name: str, network: nn.Module) -> Self:
+        """The architecture of a `network` just built, as its source stands now."""
+        return cls(name=name, source=models.source_digest(name), tensors=_tensors(network))
 
     def build(self, shape: tuple[int, ...], classes: int, seed: int, field: str = "model") -> nn.Module:
-        """A fresh network, initialised from `seed`; raises InputError, naming `field`, where the code is not this any more."""
+        """A fresh network, initialised from `seed`; raises InputError, naming `field`, where code or network are not these any more."""
         source = models.source_digest(self.name)
         if source != self.source:
             what = "has changed" if source else "is missing"
             raise InputError(field, f"{self.name}, whose file {what}", f"the file that the study was run with (SHA-256 {self.source}...)")
-        return models.build(self.name, shape, classes, seed)
+        network = models.build(self.name, shape, classes, seed)
+        if _tensors(network) != self.tensors:
+            accepted = "the network that the study was run with, which depends on no seed: a file that the factory reads may have changed"
+            raise InputError(field, f"{self.name}, whose parameters have other names or shapes", accepted)
+        return network
+
+
+def _tensors(network: nn.Module) -> str:
+    named = (*network.named_parameters(), *network.named_buffers())
+    return digest([[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in named])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_serializer, m
 from isogrid.core.errors import InputError, one_of
 from isogrid.core.parameters import require_whole
 from isogrid.core.registry import Config, Registry
+from isogrid.core.typed import Whole
 from isogrid.study.cells import Cell, Train, kind_of
 from isogrid.study.spec.attack import AttackSpec, one_attack
 from isogrid.study.spec.part import WITHOUT_SOURCES, Part
@@ -56,12 +57,12 @@ class ModelSpec(Part):
 class TrainingSpec(FitConfig):
     """How the dense reference is trained, and with `retrain_epochs` how every round retrains. `label`: the objective's name in tables."""
 
-    retrain_epochs: int = 15
+    retrain_epochs: Whole = 15
     label: str = ""
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
-        require_whole("retrain_epochs", self.retrain_epochs, 0)
+        object.__setattr__(self, "retrain_epochs", require_whole("retrain_epochs", self.retrain_epochs, 0))
 
     @property
     def title(self) -> str:

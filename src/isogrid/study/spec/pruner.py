@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, ValidationInfo, model_serializer, model_validator
 
 from isogrid.core.errors import InputError, IsogridError, one_of
+from isogrid.core.numbers import whole
 from isogrid.sparsity import PRUNERS
 from isogrid.study.spec.part import WITHOUT_SOURCES, Part
 
@@ -52,9 +53,11 @@ class PrunerSpec(Part):
         if kind.relation == "targets":
             field, values = kind.levels
             if not listed and field in fields:
-                rounds = given.get("rounds", len(values))
-                if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-                    raise InputError("pruning.rounds", rounds, f"an integer >= 1: so many of the levels of {kind.name}, {field} {values}")
+                rounds = whole(given.get("rounds", len(values)))
+                if rounds is None or rounds < 1:
+                    raise InputError(
+                        "pruning.rounds", given["rounds"], f"an integer >= 1: so many of the levels of {kind.name}, {field} {values}"
+                    )
                 parameters[field] = [parameters[field]] if field in parameters else list(values[:rounds])
                 listed = [field]
             if len(listed) != 1 or not parameters[listed[0]]:

@@ -62,14 +62,18 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 _Loader.add_constructor(_FRACTION, _fraction)
 
 
-def read_yaml(path: Path) -> Any:
-    """Plain data of a YAML file; raises InputError where it is missing or no YAML."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file; raises InputError where it is missing, no YAML, empty or no mapping."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError("study", str(path), "the path of an existing YAML file") from None
     except Exception as error:  # damaged text may raise anything in the parser: RecursionError, ValueError ...
         raise InputError("study", str(path), f"a readable YAML file ({' '.join(str(error).split()) or type(error).__name__})") from None
+    if not isinstance(found, dict):
+        what = "which is empty" if found is None else f"which holds {found!r}"
+        raise InputError("study", f"{path}, {what}", "a YAML mapping of settings, such as `data: digits`")
+    return found
 
 
 def preset_data(name: str) -> dict[str, Any]:
@@ -91,15 +95,25 @@ def explain(error: ValidationError, whole: type, parts: dict[str, type]) -> Inpu
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, InputError):
         return inner
-    where = [part for part in first["loc"] if part not in NOT_WRITTEN and not str(part).startswith(("literal[", "function-"))]
+    where = _where(first)
     field = ".".join(map(str, where)) or "study"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         kind = next((parts[str(p)] for p in reversed(where[:-1]) if str(p) in parts), whole)
         return one_of("key", field, [f"{'.'.join(map(str, where[:-1]))}.{k}".lstrip(".") for k in _keys(kind)])
     if first["type"] == "missing":
         return InputError(field, "nothing", "a value: this setting has no default")
-    accepted = "a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Input should be ")
-    return InputError(field, first.get("input"), accepted[0].lower() + accepted[1:])
+    return InputError(
+        field, first.get("input"), " or ".join(dict.fromkeys(_accepted(one) for one in error.errors() if _where(one) == where))
+    )
+
+
+def _where(finding: Any) -> list[Any]:
+    return [part for part in finding["loc"] if part not in NOT_WRITTEN and not str(part).startswith(("literal[", "function-"))]
+
+
+def _accepted(finding: Any) -> str:
+    accepted: str = "a list" if finding["type"] == "tuple_type" else finding["msg"].removeprefix("Input should be ")
+    return accepted[0].lower() + accepted[1:]
 
 
 def _keys(kind: Any) -> list[str]:
