@@ -88,7 +88,7 @@ def test_a_file_that_a_factory_reads_decides_which_network_is_meant(tmp_path):
     assert missing(planned, out) == []
     (tmp_path / "width.txt").write_text("6")
     assert len(missing(plan(spec), out)) == len(planned.cells)
-    with pytest.raises(InputError, match=r"^model: got .*net\.py:make, whose parameters have other names or shapes"):
+    with pytest.raises(InputError, match=r"^model: got .*; accepted: .* parameters have other names or shapes"):
         study.model()
     with pytest.raises(StudyError, match="other names or shapes"):
         run_study(spec, tmp_path / "late", planned=planned)

@@ -58,8 +58,8 @@ class Architecture:
             raise InputError(field, f"{self.name}, whose file {what}", f"the file that the study was run with (SHA-256 {self.source}...)")
         network = models.build(self.name, shape, classes, seed)
         if _tensors(network) != self.tensors:
-            accepted = "the network that the study was run with, which depends on no seed: a file that the factory reads may have changed"
-            raise InputError(field, f"{self.name}, whose parameters have other names or shapes", accepted)
+            why = "its parameters have other names or shapes, as they have after a change in a file that the factory reads, or by the seed"
+            raise InputError(field, self.name, f"the network that the study was run with ({why})")
         return network
 
 
