@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.backward import Backward, exact_gradient
+from isogrid.attacks.driver.backward import NO_GRADIENT, Backward, exact_gradient
 from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.norms import Norm, allowed
 from isogrid.core.random import Streams
@@ -221,11 +221,8 @@ class Problem:
 
     def _with_graph(self, leaf: Tensor) -> Tensor:
         z = self.model(leaf)
-        if not z.requires_grad:
-            raise ModelError(
-                "model: its logits have no gradient with respect to the input (a detach, no_grad or rounding in forward?); accepted: a "
-                "differentiable model, or gradient-free attacks (square, hopskipjump, noise)"
-            )
+        if not z.requires_grad:  # before a loss is made of them
+            raise ModelError(NO_GRADIENT)
         return z
 
     def charge(self, *, forwards: int, backwards: int) -> None:
