@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isogrid.attacks.driver.backward import NO_GRADIENT, Backward, exact_gradient
+from isogrid.attacks.driver.classifier import in_one_line
 from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.norms import Norm, allowed
 from isogrid.core.random import Streams
@@ -206,10 +207,11 @@ class Problem:
 
         What is not finite (a square root at 0 has no derivative) counts as 0, and is noted: one such pixel would ruin every norm.
         """
-        if first is not None and self.backward.slope:
-            self._note_zero(exact_gradient(outputs, leaf, weights, keep=True), where, first)
-            self._count(where, forwards=0, backwards=1)
-        gradient = self.backward.gradient(outputs, leaf, weights, keep=keep)
+        with in_one_line("backward"):
+            if first is not None and self.backward.slope:
+                self._note_zero(exact_gradient(outputs, leaf, weights, keep=True), where, first)
+                self._count(where, forwards=0, backwards=1)
+            gradient = self.backward.gradient(outputs, leaf, weights, keep=keep)
         if not math.isfinite(gradient.sum().item()):  # of finite numbers the sum may overflow: then nothing is changed below
             finite = gradient.isfinite()
             self.counts.broken_gradient[where] |= ~finite.flatten(1).all(1)

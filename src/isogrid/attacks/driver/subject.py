@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from isogrid.attacks.driver.classifier import as_classifier, classifier
 from isogrid.attacks.driver.problem import Model
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.modules import check_module
@@ -112,58 +113,6 @@ def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
         raise InputError("x", f"values in [{low:.6g}, {high:.6g}]", accepted)
 
 
-class _Logits(nn.Module):
-    """A model's logits in the type of its input; a `single` output z as (0, z)."""
-
-    def __init__(self, model: nn.Module, single: bool) -> None:
-        super().__init__()
-        self.model, self.single = model, single
-
-    def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.model(x).to(x.dtype)
-        return nn.functional.pad(z.reshape(len(x), 1), (1, 0)) if self.single else z
-
-
-def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
-    """The model as a function to logits [B, C >= 2] of x's type; a single output z becomes (0, z).
-
-    Raises ModelError where one forward pass on a few samples raises, writes into its input, or gives a wrong shape or non-finite values,
-    and InputError where a label has no logit.
-    """
-    return _classifier(model, x, y)[0]
-
-
-def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
-    """`as_classifier`, and the rounding unit of the model's own logits."""
-    check_module(model)
-    probe = x[: min(len(x), 8)].clone()
-    version = probe._version
-    try:
-        with torch.no_grad():
-            z = model(probe)
-    except Exception as error:  # whatever a user's forward raises ends in one line
-        said = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"model: forward raised {type(error).__name__} on input of shape {tuple(probe.shape)}: {said}") from error
-    if probe._version != version:
-        raise ModelError(
-            "model: forward writes into its input; accepted: a forward that leaves it alone (x = x - mean instead of x -= mean)"
-        )
-    usable = isinstance(z, Tensor) and z.is_floating_point() and z.layout == torch.strided and z.device == probe.device
-    if not usable or z.dim() not in (1, 2) or len(z) != len(probe) or z.numel() == 0:
-        elsewhere = f" on {z.device}" if isinstance(z, Tensor) and z.device != probe.device else ""
-        got = f"{z.dtype} of shape {tuple(z.shape)}{elsewhere}" if isinstance(z, Tensor) else type(z).__name__
-        raise ModelError(f"model: forward gave {got}; accepted: floating-point logits of shape [{len(probe)}, classes]")
-    if not bool(torch.isfinite(z).all()):
-        raise ModelError("model: forward gave NaN or infinite logits; accepted: finite logits")
-    single = z.dim() == 1 or z.shape[1] == 1
-    classes = 2 if single else z.shape[1]
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise InputError("y", f"labels from {low} to {high}", f"0 to {classes - 1}: the model has {classes} classes")
-    function = _Logits(model, single) if single or z.dtype != x.dtype else model
-    return function, torch.finfo(z.dtype).eps
-
-
 def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
     """Rows per batch by the rule of BATCH_BYTES: measured on one sample, hence independent of N, memory and clock."""
     return _rows(x, _activations(model, x), state_copies)
@@ -255,7 +204,7 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
     x, y = x.clone() if x.is_inference() else x.detach(), y.long()
     activations = _activations(model, x)
     with frozen(model):
-        function, unit = _classifier(model, x, y)
+        function, unit = classifier(model, x, y)
         clean = _clean(function, x, _rows(x, activations, 1))
         layout = Layout(model, function, x)
         subject = Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations, unit=unit)
@@ -263,3 +212,6 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
             yield subject
         finally:
             subject.closed.append(True)
+
+
+__all__ = ["BATCH_BYTES", "MAX_ROWS", "Layout", "Subject", "as_classifier", "batch_rows", "check_samples", "frozen", "prepared"]
