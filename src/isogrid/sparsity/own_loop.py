@@ -15,7 +15,7 @@ from isogrid.core.errors import InputError
 from isogrid.core.parameters import require_whole
 from isogrid.sparsity.criteria import Batch, Loss
 from isogrid.sparsity.masks import Masks
-from isogrid.sparsity.pruner import Dynamics, Pruner, Training
+from isogrid.sparsity.pruner import Dynamics, Pruner, Training, check_optimizer
 
 
 class Steps:
@@ -65,6 +65,7 @@ def begin(
     count = require_whole("steps", steps)
     assert count is not None
     parent = Masks.dense(model) if masks is None else masks.on(model)
+    check_optimizer(optimizer, model, parent)
     parent.apply(model)
     training = Training(
         model=model,
