@@ -93,6 +93,12 @@ def test_frozen_weights_and_several_optimizers_are_no_mistake():
         pass
 
 
+@pytest.mark.parametrize("masks", [{}, None, Masks({}), Masks.dense(nn.Linear(3, 2)), {"0.weight": torch.ones(16, 12, dtype=torch.bool)}])
+def test_a_round_needs_the_masks_of_its_network(masks):
+    with pytest.raises(InputError, match=r"masks: got (none|a dict|weight); accepted: (the masks of that network|a parameter)"):
+        Progressive().prune(network(), masks)
+
+
 def test_the_model_stays_plain():
     net = network()
     keys = list(net.state_dict())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 from isogrid.models import build as build_model
-from isogrid.sparsity import Masks, Progressive, live_outputs, prunable, row_axes
+from isogrid.sparsity import Masks, Progressive, activation_sparsity, compact, live_outputs, prunable, row_axes
 
 from .networks import CLASSES, NETWORKS, Net, Own, build
 
@@ -209,3 +211,19 @@ def test_weight_norm_keeps_a_weight_in_every_slice_and_so_never_divides_by_zero(
         masks.apply(net)
     assert masks["body.1.parametrizations.weight.original1"].any(1).all()
     assert torch.isfinite(net(x)).all()
+
+
+@pytest.mark.parametrize("look", [live_outputs, row_axes, activation_sparsity, compact])
+@pytest.mark.parametrize("x", [None, torch.zeros(0, 3), np.zeros((2, 3)), torch.tensor(1.0), [[1.0]]], ids=repr)
+def test_what_is_no_samples_is_refused_in_one_line(look, x):
+    if look is row_axes and x is None:
+        assert row_axes(nn.Linear(3, 2), None) == {"weight": 0}
+        return
+    with pytest.raises(InputError, match=r"x: got .*accepted: a tensor of at least one sample"):
+        look(nn.Linear(3, 2), x)
+
+
+@pytest.mark.parametrize("look", [live_outputs, row_axes, activation_sparsity])
+def test_what_is_no_module_is_refused_in_one_line(look):
+    with pytest.raises(InputError, match=r"model: got a function; accepted: a torch.nn.Module"):
+        look(lambda x: x, torch.rand(2, 3))

@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from isogrid.core.modules import unchanged
+from isogrid.core.modules import check_input, check_module, unchanged
 from isogrid.sparsity.layers import layer_weights, named_weights, plain_name, unwrapped
 from isogrid.sparsity.trace import Trace
 
@@ -32,6 +32,8 @@ def live_outputs(model: nn.Module, x: Tensor) -> Tensor:
     >>> live_outputs(net, torch.zeros(1, 3)).tolist()
     [True, False, True]
     """
+    check_module(model)
+    check_input(x)
     with unchanged(model), torch.enable_grad():  # without gradients attention is one operation that shows nothing
         model.eval()
         z = model(_several(x, PROBES))
@@ -81,6 +83,8 @@ def row_axes(model: nn.Module, x: Tensor | None = None) -> dict[str, int]:
     >>> row_axes(HeadFirst(), torch.rand(2, 3)), row_axes(HeadFirst())
     ({'head.weight': 0}, {'head.weight': 0})
     """
+    if x is not None:
+        check_input(x)
     layers = layer_weights(model)
     axes = {name: weight.norm_axis for name, weight in layers.items() if weight.norm_axis is not None}
     last, classes = _last_in_code(model) if x is None else _last_in_pass(model, x)
