@@ -21,6 +21,8 @@ BATCH_BYTES = 192 * 2**20
 activations of one forward pass, in the model's precision, within BATCH_BYTES, but at most MAX_ROWS and at least 1. It depends on
 the model and the shape of the input only, never on free memory or on the number of samples."""
 MAX_ROWS = 1024
+SMALL, LARGE = 1e-6, 1e6
+"""Logits below the one and margins above the other are handed to searches in another unit."""
 PRECISIONS = (torch.float32, torch.float64)
 AGREE = 1e-4
 """Two orders of summation give logits that differ by less than this share of the largest; a model that differs by more is left alone."""
@@ -158,7 +160,7 @@ class Subject:
     """A classifier and samples, checked and prepared once for any number of attacks: see `prepared`.
 
     x [N, *S], y [N], box: the samples; function: the model as a function to logits [B, C] in x's type; unit: the rounding unit
-    of the model's own; clean [N]: its predictions on the samples.
+    of the model's own; clean [N]: its predictions on the samples; scale [N]: what searches see its logits multiplied with, if anything.
     """
 
     model: nn.Module
@@ -170,6 +172,7 @@ class Subject:
     clean: Tensor
     activations: int
     unit: float
+    scale: Tensor | None = None
     closed: list[bool] = field(default_factory=list)
 
     def room(self, state_copies: int) -> int:
@@ -177,9 +180,27 @@ class Subject:
         return _rows(self.x, self.activations, state_copies)
 
 
-def _clean(function: Model, x: Tensor, rows: int) -> Tensor:
-    """Predictions [N]; raises ModelError where a sample has a logit that is no number: it would count as class 0."""
-    parts = []
+def ordinary(z: Tensor) -> Tensor:
+    """Powers of two [N] that bring logits z [N, C] of an extraordinary size to 8 to 16, as trained ones have, and others as they are.
+
+    Attacks divide by squares of gradients, or weigh a loss against a distance: in float32 that overflows where margins are 1e20, and is
+    nothing where logits are 1e-20. Large is the margin between the two highest, for a third one at -1e9 does not matter, or its rounding.
+    """
+    info, top = torch.finfo(z.dtype), z.topk(2, 1).values
+    margin = torch.maximum(top[:, 0] - top[:, 1], info.eps * top.abs().amax(1)).clamp(max=info.max)
+    size = z.abs().amax(1)
+    measure = torch.where(margin > LARGE, margin, torch.where((size > 0) & (size < SMALL), size, 1.0))
+    most = math.frexp(info.max)[1] - 2
+    shift = torch.where(measure == 1, 0, 4 - torch.frexp(measure).exponent).clamp(-most, most)
+    return torch.ldexp(torch.ones_like(measure), shift)
+
+
+def _clean(function: Model, x: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Predictions [N], and what logits are multiplied with in searches [N], or None where all are ordinary.
+
+    Raises ModelError where a sample has a logit that is no number: it would count as class 0.
+    """
+    parts, scales = [], []
     for number, part in enumerate(torch.split(x, rows)):
         with torch.no_grad():
             z = function(part)
@@ -189,7 +210,9 @@ def _clean(function: Model, x: Tensor, rows: int) -> Tensor:
                 f"model: forward gave NaN or infinite logits for sample {number * rows + int(bad[0])}; accepted: finite logits"
             )
         parts.append(z.argmax(1))
-    return torch.cat(parts)
+        scales.append(ordinary(z))
+    scale = torch.cat(scales)
+    return torch.cat(parts), None if bool((scale == 1).all()) else scale
 
 
 @contextlib.contextmanager
@@ -205,9 +228,19 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
     activations = _activations(model, x)
     with frozen(model):
         function, unit = classifier(model, x, y)
-        clean = _clean(function, x, _rows(x, activations, 1))
-        layout = Layout(model, function, x)
-        subject = Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations, unit=unit)
+        clean, scale = _clean(function, x, _rows(x, activations, 1))
+        subject = Subject(
+            model=model,
+            function=function,
+            layout=Layout(model, function, x),
+            x=x,
+            y=y,
+            box=box,
+            clean=clean,
+            activations=activations,
+            unit=unit,
+            scale=scale,
+        )
         try:
             yield subject
         finally:
