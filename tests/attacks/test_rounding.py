@@ -171,18 +171,29 @@ def test_a_model_that_writes_into_its_input_is_refused_and_the_samples_stay():
     assert torch.equal(x, before)
 
 
+class Detached(nn.Module):
+    """No graph at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3].detach()
+
+
+class OwnGraph(nn.Module):
+    """A graph that begins at the module's own copy of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return x.detach().requires_grad_().flatten(1)[:, :3] * 1.0
+
+
+@pytest.mark.parametrize("model", [Detached, OwnGraph])
 @pytest.mark.parametrize(
     "attack", [a for a in map(converging, ATTACKS.values()) if not a.gradient_free and a.name != "autoattack"], ids=named
 )
-def test_a_model_without_a_graph_is_named_as_such(attack):
-    class Detached(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)[:, :3].detach()
-
-    x, y = samples(network())
+def test_a_model_without_a_gradient_to_its_input_is_named_as_such(attack, model):
+    x, _ = samples(network())
     with pytest.raises(ModelError, match=r"no gradient with respect to the input.*gradient-free"):
-        attack(Detached(), x, Detached()(x).argmax(1))
-    assert y is not None
+        attack(model(), x, model()(x).argmax(1))
 
 
 @pytest.mark.parametrize(

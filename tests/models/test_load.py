@@ -89,6 +89,7 @@ import random
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import prune
 torch.set_default_dtype(torch.float64)
 torch.set_default_dtype(torch.float32)
 def lazy(): return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.Dropout(), nn.LazyLinear(3)).train()
@@ -101,6 +102,21 @@ def meta():
     with torch.device("meta"):
         return nn.Linear(36, 3)
 def old_weight_norm(): return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(36, 3)))
+def pruned():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    prune.random_unstructured(model[1], "weight", 0.1)
+    return model
+def pruned_bias():
+    return prune.random_unstructured(nn.Linear(36, 3), "bias", 1)
+def old_spectral_norm():
+    model = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(36, 3)))
+    model(torch.rand(1, 36))
+    return model
+def kept():
+    model = nn.Linear(36, 3)
+    model.square = model.weight**2
+    return model
 def leaves():
     torch.set_default_dtype(torch.float64)
     return nn.Linear(4, 3)
@@ -137,6 +153,10 @@ def test_lazy_layers_are_given_their_weights_by_the_seed(lazy):
         ("unused", r"whose rest\.weight has no values"),
         ("meta", r"whose weight has no values"),
         ("old_weight_norm", r"1\.weight is computed from others; .*parametrizations\.weight_norm"),
+        ("old_spectral_norm", r"1\.weight is computed from others; .*parametrizations\.spectral_norm"),
+        ("pruned", r"1\.weight is computed from others; torch\.nn\.utils\.prune\.remove\(layer, 'weight'\)"),
+        ("pruned_bias", r"bias is computed from others; torch\.nn\.utils\.prune\.remove\(layer, 'bias'\)"),
+        ("kept", r"square is computed from others; compute it in forward"),
         ("ends", "SystemExit"),
     ],
 )
@@ -144,7 +164,7 @@ def test_networks_without_values_or_that_cannot_be_copied_are_refused(lazy, name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # weight_norm's older form is deprecated
         with pytest.raises(InputError, match=said) as caught:
-            lazy(name, (36,) if name in ("unused", "meta") else (1, 6, 6))
+            lazy(name, (36,) if name in ("unused", "meta", "pruned_bias", "kept") else (1, 6, 6))
     assert caught.value.field == "model"
     assert "\n" not in str(caught.value)
 

@@ -84,6 +84,13 @@ def test_patterns_bring_parameters_in_and_leave_layers_out():
         prunable(net, exclude=["fd.*"])
 
 
+@pytest.mark.parametrize("patterns", ["bias", 3, [3]])
+@pytest.mark.parametrize("field", ["include", "exclude"])
+def test_patterns_come_in_a_list(field, patterns):
+    with pytest.raises(InputError, match=rf"{field}: got (bias|3); accepted: a list of patterns"):
+        Masks.dense(nn.Linear(3, 2), **{field: patterns})
+
+
 def test_the_share_of_all_weights_that_sparsity_is_counted_over():
     net = Own()
     assert counted_share(net, prunable(net)) == 8 / 60

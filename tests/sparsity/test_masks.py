@@ -12,6 +12,7 @@ from torch import nn
 from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 from isogrid.sparsity import Masks, Progressive, enforce, prunable
+from isogrid.sparsity.own_loop import begin
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -58,6 +59,44 @@ def test_masks_hold_exactly_through_1000_steps_that_began_dense(name):
     assert all((net.get_parameter(key)[mask] != 0).any() for key, mask in masks.items())
     step()
     assert any(net.get_parameter(key)[~mask].any() for key, mask in masks.items()), "enforcement was not undone on exit"
+
+
+@pytest.mark.parametrize(
+    "other", [lambda net: nn.Linear(4, 3), copy.deepcopy, lambda net: net[2]], ids=["foreign", "copy", "batch norm only"]
+)
+def test_an_optimizer_that_moves_no_masked_weight_is_refused(other):
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    wrong = torch.optim.SGD(other(net).parameters(), lr=0.1)
+    with (
+        pytest.raises(InputError, match="optimizer: got one that holds none of the masked weights"),
+        enforce(random_masks(net), net, wrong),
+    ):
+        pass
+    with pytest.raises(InputError, match="holds none of the masked weights"):
+        begin(Progressive(), net, wrong, steps=3, samples=(torch.rand(4, 12), torch.arange(4)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_frozen_weights_and_several_optimizers_are_no_mistake():
+    net = network()
+    masks = random_masks(net)
+    optimizers = [
+        torch.optim.SGD(net[0].parameters(), lr=0.1),
+        torch.optim.Adam([{"params": net[2].parameters()}, {"params": net[3].weight}]),
+    ]
+    with enforce(masks, net, optimizers[0]), enforce(masks, net, optimizers[1]):
+        pass
+    for layer in (0, 3, 5):
+        net[layer].weight.requires_grad_(False)
+    with enforce(masks, net, torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)):
+        pass
+
+
+@pytest.mark.parametrize("masks", [{}, None, Masks({}), Masks.dense(nn.Linear(3, 2)), {"0.weight": torch.ones(16, 12, dtype=torch.bool)}])
+def test_a_round_needs_the_masks_of_its_network(masks):
+    with pytest.raises(InputError, match=r"masks: got (none|a dict|weight); accepted: (the masks of that network|a parameter)"):
+        Progressive().prune(network(), masks)
 
 
 def test_the_model_stays_plain():

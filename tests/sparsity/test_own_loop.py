@@ -73,6 +73,7 @@ def test_nothing_is_left_behind_also_where_the_loop_breaks_off():
         ({"size": 0}, "size"),
         ({"samples": torch.rand(4, 12)}, "samples"),
         ({"optimizer": None}, "optimizer"),
+        ({"masks": {}}, "masks: got a dict"),
         ({"masks": Masks({"9.weight": torch.ones(2, dtype=torch.bool)})}, "9.weight"),
     ],
 )

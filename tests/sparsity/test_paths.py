@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn import functional as F
 
+from isogrid.core.errors import InputError
 from isogrid.core.random import generator
 from isogrid.models import build as build_model
-from isogrid.sparsity import Masks, Progressive, live_outputs, prunable, row_axes
+from isogrid.sparsity import Masks, Progressive, activation_sparsity, compact, live_outputs, prunable, row_axes
 
 from .networks import CLASSES, NETWORKS, Net, Own, build
 
@@ -172,6 +175,52 @@ def test_the_output_layer_of_transposed_convolutions_own_parameters_and_sums():
     assert row_axes(tied, torch.rand(2, 4)) == {"0.weight": 0}
 
 
+class Tied(nn.Module):
+    """A head whose weight is used in a form of its own."""
+
+    def __init__(self, use, shape) -> None:
+        super().__init__()
+        self.body, self.head, self.use = nn.Linear(16, 6), nn.Linear(*shape, bias=False), use
+
+    def forward(self, x):
+        return self.use(self.head.weight, torch.relu(self.body(x.flatten(1))))
+
+
+@pytest.mark.parametrize("inputs", [6, CLASSES])
+@pytest.mark.parametrize(
+    ("use", "axis"),
+    [
+        (lambda w, h: h @ w, 1),
+        (lambda w, h: torch.matmul(h, w), 1),
+        (lambda w, h: torch.log_softmax(h @ w, 1), 1),
+        (lambda w, h: torch.addmm(torch.ones(w.shape[1]), h, w), 1),
+        (lambda w, h: torch.einsum("bi,ij->bj", h, w), 1),
+        (lambda w, h: torch.bmm(h[:, None], w.expand(len(h), *w.shape)).squeeze(1), 1),
+        (lambda w, h: (h.bfloat16() @ w.bfloat16()).float(), 1),
+        (lambda w, h: (w.t() @ h.t()).t(), 1),
+        (lambda w, h: F.linear(h, w.t()), 1),
+        (lambda w, h: F.linear(h, w), 0),
+        (lambda w, h: h @ w.t(), 0),
+        (lambda w, h: (w @ h.t()).t() / 2 + 1, 0),
+    ],
+)
+def test_the_classes_lie_along_the_axis_by_which_the_weight_is_used(use, axis, inputs):
+    net = Tied(use, (CLASSES, inputs) if axis else (inputs, CLASSES)).eval()
+    net.body = nn.Linear(16, inputs)
+    x, masks = torch.rand(8, 1, 4, 4, generator=generator(0, "tied")), Masks.dense(net)
+    assert row_axes(net, x) == {"head.weight": axis}
+    for _ in range(12):
+        masks = Progressive(rate=0.8).prune(net, masks, batch=(x, torch.zeros(8).long()))
+        masks.apply(net)
+    assert masks["head.weight"].any(1 - axis).all()
+
+
+def test_without_samples_a_product_in_the_code_says_it_too():
+    assert row_axes(Tied(lambda w, h: h @ w, (CLASSES, 6))) == {"head.weight": 1}
+    assert row_axes(Tied(lambda w, h: h.mm(w), (CLASSES, 6))) == {"head.weight": 1}
+    assert row_axes(Tied(lambda w, h: torch.mm(w, h.t()).t(), (6, CLASSES))) == {"head.weight": 0}
+
+
 FOLLOWED = [n for n in NETWORKS if n not in ("own loop over a cell", "autocast", "in place", "a constant column")]
 
 
@@ -209,3 +258,19 @@ def test_weight_norm_keeps_a_weight_in_every_slice_and_so_never_divides_by_zero(
         masks.apply(net)
     assert masks["body.1.parametrizations.weight.original1"].any(1).all()
     assert torch.isfinite(net(x)).all()
+
+
+@pytest.mark.parametrize("look", [live_outputs, row_axes, activation_sparsity, compact])
+@pytest.mark.parametrize("x", [None, torch.zeros(0, 3), np.zeros((2, 3)), torch.tensor(1.0), [[1.0]]], ids=repr)
+def test_what_is_no_samples_is_refused_in_one_line(look, x):
+    if look is row_axes and x is None:
+        assert row_axes(nn.Linear(3, 2), None) == {"weight": 0}
+        return
+    with pytest.raises(InputError, match=r"x: got .*accepted: a tensor of at least one sample"):
+        look(nn.Linear(3, 2), x)
+
+
+@pytest.mark.parametrize("look", [live_outputs, row_axes, activation_sparsity])
+def test_what_is_no_module_is_refused_in_one_line(look):
+    with pytest.raises(InputError, match=r"model: got a function; accepted: a torch.nn.Module"):
+        look(lambda x: x, torch.rand(2, 3))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import io
 import math
+import shutil
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from isogrid.core.errors import InputError
-from isogrid.core.files import read_json
+from isogrid.core.files import read_json, write_json
 from isogrid.core.typed import typed
 from isogrid.report import build_report
 from isogrid.report.terminal import print_summary
@@ -137,6 +138,16 @@ def test_the_split_multiplies_and_is_in_the_report(study, summary):
     print_summary(study.folder, Console(file=text, width=200))
     assert "certified – attacked" in text.getvalue()
     assert "at the sparsest level" in text.getvalue()
+
+
+def test_a_study_in_which_no_level_stands_has_a_page(study, tmp_path):
+    folder = tmp_path / "collapsed"
+    shutil.copytree(study.folder, folder)
+    told = read_json(folder / "summary.json")
+    for bracket in told["brackets"]:
+        bracket["points"] = [point | {"collapsed": True} for point in bracket["points"]]
+    write_json(folder / "summary.json", told)
+    assert "Between certificate and attack" in build_report(folder).read_text(encoding="utf-8")
 
 
 def test_what_is_written_is_read_again(study, summary):

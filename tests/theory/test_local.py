@@ -34,6 +34,15 @@ def test_the_reach_of_an_affine_map_is_its_exact_distance(norm):
     assert bool((found.gap > 0).equal(right))
 
 
+def test_a_graph_that_does_not_begin_at_the_input_has_no_slope():
+    class OwnGraph(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.detach().requires_grad_())
+
+    found = linearise(OwnGraph(3, 2), torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), "l2")
+    assert found.slope.abs().max() == 0
+
+
 def test_a_dead_network_is_out_of_reach_and_the_model_is_left_alone():
     net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, softplus
 
-from isogrid.core.errors import InputError
+from isogrid.core.errors import InputError, ModelError
 from isogrid.core.random import Streams, generator, isolated
 from isogrid.models.zoo import BinaryLinear
 from isogrid.sparsity import Dense, Masks, Progressive, Static
@@ -277,3 +277,14 @@ def test_forecasts_know_the_passes_of_a_step():
     configs = ["natural", {"name": "pgd-at", "eps": 0.1, "steps": 7}, {"name": "fast-at", "eps": 0.1}, "own.py:Anything"]
     assert [FitConfig(objective=config).passes for config in configs] == [1, 8, 2, 1]
     assert all(OBJECTIVES.make(FitConfig(objective=config).objective).passes > 1 for config in configs[1:3])
+
+
+@pytest.mark.parametrize("cut", [lambda x: x.detach(), lambda x: x.detach().requires_grad_()])
+def test_a_model_without_a_gradient_to_its_input_is_named_as_such(cut):
+    class Cut(nn.Linear):
+        def forward(self, x):
+            return super().forward(cut(x))
+
+    x, y = samples()
+    with pytest.raises(ModelError, match="no gradient with respect to the input, which adversarial training needs"):
+        fit(Cut(5, 2), x, y, FitConfig(epochs=1, objective={"name": "pgd-at", "eps": 0.1}), seed=0, pruner=Dense())

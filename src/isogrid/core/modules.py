@@ -40,6 +40,13 @@ def check_module(model: object) -> None:
             )
 
 
+def check_input(x: object) -> None:
+    """Raise InputError unless `x` is a tensor of one sample or more [N, *S]: what a model is shown where no classes are needed."""
+    if not isinstance(x, Tensor) or x.dim() < 1 or not x.numel():
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else "None" if x is None else f"a {type(x).__name__}"
+        raise InputError("x", got, "a tensor of at least one sample, shape [N, ...] (torch.as_tensor makes one of an array)")
+
+
 def initialise_lazy(model: nn.Module, x: Tensor) -> None:
     """Pass two samples of `x` [N, *S] through a model with layers that take their shape from the first sample (nn.LazyLinear and its kind).
 

@@ -135,12 +135,21 @@ def _fill(name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
             )
 
 
+_CURES = {
+    "_mask": "torch.nn.utils.prune.remove(layer, '{}') makes it a weight again, with its zeros",
+    "_g": "torch.nn.utils.parametrizations.weight_norm can be copied",
+    "_u": "torch.nn.utils.parametrizations.spectral_norm can be copied",
+}
+"""What can be copied in the place of what is computed from others, by the end of the name that one of these has."""
+
+
 def _uncopied(model: nn.Module) -> str:
-    """Which layer holds a tensor that was computed from others, as torch's older weight_norm leaves it behind."""
+    """Which layer holds a tensor that was computed from others, as torch.nn.utils.prune and its older weight_norm leave it behind."""
     for name, module in model.named_modules():
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
-                return f"{f'{name}.{key}'.lstrip('.')} is computed from others; torch.nn.utils.parametrizations.weight_norm can be copied"
+                cure = next((cure for end, cure in _CURES.items() if hasattr(module, key + end)), "compute it in forward")
+                return f"{f'{name}.{key}'.lstrip('.')} is computed from others; {cure.format(key)}"
     return ""
 
 

@@ -107,7 +107,8 @@ def drawings(study: Tables, arm: Arm, folder: Path | None) -> Iterator[Drawing]:
             yield _along(study, arm, one, control, budget, folder)
         if any(math.isfinite(point.upper.mean) for point in one.points):
             yield _along(study, arm, one, control, None, folder)
-        yield _curves(study, arm, one, folder)
+        if standing := [point for point in one.points if not point.collapsed and point.curve]:
+            yield _curves(study, one, standing, folder)
 
 
 def _ends(point: BracketPoint, budget: float | None) -> tuple[Ends, Ends] | None:
@@ -161,9 +162,8 @@ def _band(axes: Axes, one: Bracket, budget: float | None, colours: tuple[str, st
         axes.fill_between(left, lower, upper, color=_LOWER, alpha=0.16, lw=0)
 
 
-def _curves(study: Tables, arm: Arm, one: Bracket, folder: Path | None) -> Drawing:
-    """Certified and attacked accuracy against eps at a few levels: dense, the one with the most certified, the sparsest that stands."""
-    standing = [point for point in one.points if not point.collapsed and point.curve]
+def _curves(study: Tables, one: Bracket, standing: Sequence[BracketPoint], folder: Path | None) -> Drawing:
+    """Certified and attacked accuracy against eps at a few levels that stand: dense, the one with the most certified, the sparsest."""
     best = max(standing, key=lambda point: point.lower.mean if math.isfinite(point.lower.mean) else -1.0)
     chosen = list({point.level: point for point in (standing[0], best, standing[-1])}.values())
     figure = new_figure(WIDTH, 2.75)
@@ -185,8 +185,8 @@ def _curves(study: Tables, arm: Arm, one: Bracket, folder: Path | None) -> Drawi
     return finish(
         figure,
         folder,
-        slug=slugify(study.title(arm), "certified", one.norm, one.domain),
+        slug=slugify(study.title(one.arm), "certified", one.norm, one.domain),
         title=f"Certified accuracy, {norm_label(one.norm)}, domain {one.domain}",
-        alt=f"Certified and attacked accuracy of {study.title(arm)} against the size of {norm_label(one.norm)} perturbations.",
+        alt=f"Certified and attacked accuracy of {study.title(one.arm)} against the size of {norm_label(one.norm)} perturbations.",
         caption=f"Shares of the first {chosen[0].n} test samples.{flat}",
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from isogrid.core.modules import unchanged
+from isogrid.core.modules import check_input, check_module, unchanged
 from isogrid.models.winners import winners
 
 BATCH: Final = 256
@@ -103,6 +103,8 @@ def activation_sparsity(model: nn.Module, x: Tensor) -> ActivationSparsity | Non
     def take(out: Tensor) -> None:
         found.append(((out == 0).sum(), out.numel()))
 
+    check_module(model)
+    check_input(x)
     with unchanged(model), torch.no_grad():
         model.eval()
         with watch_relus(model, take, when=lambda _: True):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from isogrid.core.errors import InputError, ModelError
-from isogrid.core.modules import check_module
+from isogrid.core.modules import check_input, check_module
 from isogrid.core.random import generator, isolated
 from isogrid.sparsity.layers import LAYERS, Weight, layer_weights, unwrapped
 
@@ -150,6 +150,7 @@ def _torch_pruning() -> Any:
 
 def _probes(x: Tensor) -> Tensor:
     """Some samples, and as many with their elements in another order, so that logits differ even where `x` is one sample."""
+    check_input(x)
     x = x[:PROBES].detach()
     order = torch.randperm(x[0].numel(), generator=generator(0, "structures", "order")).to(x.device)
     return torch.cat([x, x.flatten(1)[:, order].view(x.shape)])

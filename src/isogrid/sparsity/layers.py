@@ -129,9 +129,14 @@ def prunable(model: nn.Module, *, include: Iterable[str] = (), exclude: Iterable
     (['0.weight', '2.weight'], ['0.weight', '1.weight'])
     """
     every, layers = named_weights(model), layer_weights(model)
+    for field, patterns in (("include", include), ("exclude", exclude)):
+        if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+            raise InputError(field, patterns, "a list of patterns, each of which matches whole names: ['*.bias']")
     include, exclude = tuple(include), tuple(exclude)
     for field, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise InputError(field, pattern, "a list of patterns, each of which matches whole names: ['*.bias']")
             if not any(fnmatchcase(name, pattern) for name in every):
                 raise one_of(field, pattern, every)
     wanted = {name: p for name, p in every.items() if name in layers or any(fnmatchcase(name, pattern) for pattern in include)}

@@ -15,7 +15,7 @@ from isogrid.core.errors import InputError
 from isogrid.core.parameters import require_whole
 from isogrid.sparsity.criteria import Batch, Loss
 from isogrid.sparsity.masks import Masks
-from isogrid.sparsity.pruner import Dynamics, Pruner, Training
+from isogrid.sparsity.pruner import Dynamics, Pruner, Training, check_optimizer
 
 
 class Steps:
@@ -62,9 +62,12 @@ def begin(
             raise InputError(field, f"a {type(value).__name__}", f"{kind.__module__}.{kind.__name__}")
     if not (isinstance(samples, tuple) and len(samples) == 2 and all(isinstance(part, Tensor) for part in samples) and len(samples[1])):
         raise InputError("samples", type(samples).__name__, "a pair of tensors: some training samples x [N, ...] and their classes y [N]")
+    if masks is not None and not isinstance(masks, Masks):
+        raise InputError("masks", f"a {type(masks).__name__}", "isogrid.Masks of that model, or None")
     count = require_whole("steps", steps)
     assert count is not None
     parent = Masks.dense(model) if masks is None else masks.on(model)
+    check_optimizer(optimizer, model, parent)
     parent.apply(model)
     training = Training(
         model=model,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from isogrid.core.modules import unchanged
+from isogrid.core.modules import check_input, check_module, unchanged
 from isogrid.sparsity.layers import layer_weights, named_weights, plain_name, unwrapped
 from isogrid.sparsity.trace import Trace
 
@@ -16,6 +17,7 @@ PROBES = 64
 """How many samples may show that an output changes."""
 STILL = 1e-5
 """Outputs that differ by less than this share of the largest logit may differ by rounding alone."""
+PRODUCTS = (operator.matmul, torch.matmul, torch.mm, "matmul", "mm")
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -32,6 +34,8 @@ def live_outputs(model: nn.Module, x: Tensor) -> Tensor:
     >>> live_outputs(net, torch.zeros(1, 3)).tolist()
     [True, False, True]
     """
+    check_module(model)
+    check_input(x)
     with unchanged(model), torch.enable_grad():  # without gradients attention is one operation that shows nothing
         model.eval()
         z = model(_several(x, PROBES))
@@ -81,50 +85,59 @@ def row_axes(model: nn.Module, x: Tensor | None = None) -> dict[str, int]:
     >>> row_axes(HeadFirst(), torch.rand(2, 3)), row_axes(HeadFirst())
     ({'head.weight': 0}, {'head.weight': 0})
     """
+    if x is not None:
+        check_input(x)
     layers = layer_weights(model)
     axes = {name: weight.norm_axis for name, weight in layers.items() if weight.norm_axis is not None}
     last, classes = _last_in_code(model) if x is None else _last_in_pass(model, x)
-    for name in last:
+    for name, used in last.items():
         weight = layers.get(name)
         shape = named_weights(model)[name].shape
         if weight is None:  # a parameter of the model's own
-            axes |= {name: shape.index(classes)} if classes in shape else {}
+            if classes in shape:
+                axes[name] = used if used is not None and shape[used] == classes else shape.index(classes)
         elif not isinstance(weight.module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention):
-            axes[name] = 1 if isinstance(weight.module, TRANSPOSED) else 0
+            axes[name] = used if used is not None else 1 if isinstance(weight.module, TRANSPOSED) else 0
     return axes
 
 
-def _last_in_pass(model: nn.Module, x: Tensor) -> tuple[list[str], int]:
-    """The weights last applied in a forward pass, and the number of logits."""
+def _last_in_pass(model: nn.Module, x: Tensor) -> tuple[dict[str, int | None], int]:
+    """The weights last applied in a forward pass, with the axis that gives the outputs where it is known, and the number of logits.
+
+    A layer's weight may be used otherwise than the layer would: a head that is tied to an embedding has its classes along the other axis.
+    """
     names = {name: p for name, p in named_weights(model).items() if p.dim() > 1}
     with unchanged(model), torch.enable_grad():
         model.eval()
         trace, z = _follow(model, x, names)
-    applied = [name for name in names if name in trace.applied(z)]
+    applied = {name: trace.out_axis(name, p) for name, p in names.items() if name in trace.applied(z)}
     return applied or _last_in_code(model)[0], z[0].numel()
 
 
-def _last_in_code(model: nn.Module) -> tuple[list[str], int]:
-    """The weights nearest to the output in the traced code; -1 logits, since nobody counted them."""
+def _last_in_code(model: nn.Module) -> tuple[dict[str, int | None], int]:
+    """The same of the weights nearest to the output in the traced code; -1 logits, since nobody counted them."""
     inner, layers = unwrapped(model), layer_weights(model)
     own = {name for name, p in named_weights(model).items() if p.dim() > 1}
     try:
         graph = torch.fx.Tracer().trace(inner)
     except Exception:  # code that depends on values, or anything else that a user's forward may hold
-        return list(layers)[-1:], -1
-    found: set[str] = set()
+        return dict.fromkeys(list(layers)[-1:]), -1
+    found: dict[str, int | None] = {}
     waiting = [node for node in graph.nodes if node.op == "output"]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
         operands = [plain_name(str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"]
-        here = {name for name in operands if name in own}
+        here: dict[str, int | None] = dict.fromkeys(name for name in operands if name in own)
+        second = plain_name(str(getattr(node.args[1], "target", ""))) if len(node.args) > 1 else ""
+        if node.op in ("call_function", "call_method") and node.target in PRODUCTS and second in here:
+            here[second] = named_weights(model)[second].dim() - 1  # x @ weight
         if node.op == "call_module":
             inside = set(inner.get_submodule(str(node.target)).modules())
-            here |= {name for name, weight in layers.items() if weight.module in inside}
+            here |= dict.fromkeys(name for name, weight in layers.items() if weight.module in inside)
         found |= here
         if not here:
             new = [n for n in node.all_input_nodes if n not in seen]
             seen.update(new)
             waiting += new
-    return [name for name in layers if name in found] or list(layers)[-1:], -1
+    return {name: found[name] for name in layers if name in found} or dict.fromkeys(list(layers)[-1:]), -1

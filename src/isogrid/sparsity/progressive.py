@@ -17,6 +17,8 @@ from isogrid.sparsity.masks import Masks
 from isogrid.sparsity.paths import row_axes
 from isogrid.sparsity.pruner import Dynamics, Pruner, Static, Training
 
+MASKS = "the masks of that network: Masks.dense(model), or what an earlier round gave"
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,9 @@ class Progressive(Pruner):
         `batch`, `loss`: what the criterion scores on; magnitude and random need neither. Without a batch the output layer is looked for
         in the model's code (`row_axes`). Raises InputError where another criterion lacks them.
         """
+        if not isinstance(masks, Masks) or not masks:
+            raise InputError("masks", "none" if masks is None or not masks else f"a {type(masks).__name__}", MASKS)
+        masks.check(model)
         criterion, nothing = CRITERIA.make(self.criterion), (Tensor(), Tensor())
         if criterion.needs_samples and (batch is None or loss is None):
             raise InputError("batch, loss", None, f"samples (x, y) and a loss(model, x, y), which the criterion {self.criterion} scores on")

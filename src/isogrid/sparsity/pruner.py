@@ -205,15 +205,30 @@ def forget_at(optimizer: Optimizer, parameter: Tensor, at: Tensor) -> None:
             put(value, at, 0)
 
 
+def check_optimizer(optimizer: Optimizer, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Raise InputError where `optimizer` moves none of the masked weights that are trained: it is another model's, or an earlier copy's.
+
+    It may leave some of them, or frozen ones, to others.
+    """
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parameters = named_weights(model)
+    trained = [parameters[name] for name in masks if parameters[name].requires_grad]
+    if trained and not any(id(parameter) in moved for parameter in trained):
+        raise InputError("optimizer", "one that holds none of the masked weights", "the optimizer that steps this model's parameters")
+
+
 @contextlib.contextmanager
 def enforce(masks: Masks, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Keep dead weights exactly zero after every `optimizer.step()` of a loop of your own (`Static`); undone on exit.
 
-    Works for any torch optimizer: a hook after the step multiplies the weights by their masks.
+    Works for any torch optimizer: a hook after the step multiplies the weights by their masks. Raises InputError where it holds none of
+    them: another optimizer's steps are not seen.
     """
     for field, value, kind in (("masks", masks, Masks), ("optimizer", optimizer, Optimizer)):
         if not isinstance(value, kind):
             raise InputError(field, f"a {type(value).__name__}", f"{kind.__module__}.{kind.__name__}")
+    masks.check(model)
+    check_optimizer(optimizer, model, masks)
     dynamics = Static(model, masks)
     handle = optimizer.register_step_post_hook(lambda *_: dynamics.after_step(0))
     try:

@@ -36,6 +36,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known = {_storage(t) for t in self._alive}
         self._fed = {_storage(x)}
         self._names: dict[int, frozenset[str]] = {_storage(t): frozenset([name]) for name, t in names.items()}
+        self._out: dict[str, tuple[int, int]] = {}
         self._marks[id(x)] = torch.ones_like(x, dtype=torch.bool)
         self.lost = False
         """Whether something could not be followed (a value that was read out by `.item()` or a condition): then nothing can be shown."""
@@ -50,6 +51,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def applied(self, tensor: Tensor) -> frozenset[str]:
         """The names of the constants that were last multiplied with what depends on the input, on the ways to this tensor."""
         return self._names.get(_storage(tensor), frozenset())
+
+    def out_axis(self, name: str, constant: Tensor) -> int | None:
+        """The axis of this constant, called `name`, that became one of the result where it was last multiplied; None where none is known.
+
+        Found by its place in memory, so that transposed, expanded and converted ones are known, too.
+        """
+        axes = list(zip(constant.shape, constant.stride(), strict=True))
+        return axes.index(self._out[name]) if self._out.get(name) in axes else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -67,6 +76,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not outs:  # a number or a truth
             self.lost |= reached
             return
+        self._note_axes(func, args)
         self._name(func, given, outs)
         if func.is_view:
             marks = [m for m in tree_leaves(func(*tree_map(self._mark_or_value, args), **kwargs)) if isinstance(m, Tensor)]
@@ -106,6 +116,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _mark_or_value(self, part: Any) -> Any:
         return self.depends(part) if isinstance(part, Tensor) else part
+
+    def _note_axes(self, func: Any, args: tuple[Any, ...]) -> None:
+        name = func.overloadpacket.__name__
+        for position, axis in OUT_AXES.get(name, ()):
+            axis = 1 if name == "convolution" and args[6] else axis  # transposed
+            for called in self._names.get(_storage(args[position]), ()):
+                self._out[called] = args[position].shape[axis], args[position].stride(axis)
 
     def _name(self, func: Any, given: list[Tensor], outs: list[Tensor]) -> None:
         places = {_storage(t) for t in given}
@@ -194,6 +211,14 @@ def _batch_norm(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str
     return [trace.depends(args[0]).clone(), empty, empty]
 
 
+OUT_AXES: dict[str, tuple[tuple[int, int], ...]] = {
+    **dict.fromkeys(("mm", "bmm"), ((0, -2), (1, -1))),
+    **dict.fromkeys(("addmm", "baddbmm"), ((1, -2), (2, -1))),
+    "mv": ((0, -2),),
+    "addmv": ((1, -2),),
+    "convolution": ((1, 0),),
+}
+"""By the operation's name: of which arguments which axis becomes one of the result."""
 RULES: dict[str, Rule] = {
     "mm": _matmul,
     "bmm": _matmul,

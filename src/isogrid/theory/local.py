@@ -66,8 +66,9 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> tuple[Tenso
         gaps = z.gather(1, y[:, None]) - z
         slopes = torch.zeros(gaps.shape, dtype=torch.float64, device=x.device)
         for k in range(z.shape[1] if gaps.requires_grad else 0):
-            (gradient,) = torch.autograd.grad(gaps[:, k].sum(), leaf, retain_graph=True)
-            slopes[:, k] = norm.dual_size(gradient.double())
+            (gradient,) = torch.autograd.grad(gaps[:, k].sum(), leaf, retain_graph=True, allow_unused=True)
+            if gradient is not None:  # a graph may begin at a copy of the input
+                slopes[:, k] = norm.dual_size(gradient.double())
     return gaps.detach().double(), slopes
 
 

@@ -47,9 +47,11 @@ def ascend(model: nn.Module, start: Tensor, slope: Slope, region: Region, *, ste
         for _ in range(steps):
             leaf = x.detach().requires_grad_()
             z = model(leaf)
-            if not z.requires_grad:
+            gradient = None
+            if z.requires_grad:
+                with few:
+                    (gradient,) = torch.autograd.grad(z, leaf, slope(z.detach()), allow_unused=True)
+            if gradient is None:
                 raise ModelError("model: its logits have no gradient with respect to the input, which adversarial training needs")
-            with few:
-                (gradient,) = torch.autograd.grad(z, leaf, slope(z.detach()))
             region.project_(x.add_(region.norm.steepest(gradient), alpha=step))
     return x

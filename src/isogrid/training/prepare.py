@@ -9,7 +9,8 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from isogrid.attacks.driver.base import as_classifier, check_samples
+from isogrid.attacks.driver import classifier
+from isogrid.attacks.driver.base import check_samples
 from isogrid.core.errors import InputError, IsogridError, ModelError
 from isogrid.core.modules import unchanged
 from isogrid.core.random import isolated
@@ -61,11 +62,9 @@ def as_logits(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
             try:
                 with torch.no_grad(), layer_named(model, f"a pass in {mode} mode"):
                     model(few)
-                function = as_classifier(model, few, labels)
+                given = classifier.as_logits(model, few, labels)
             except ModelError as error:
                 raise ModelError(f"{error} (in {mode} mode)") from None
-            assert isinstance(function, nn.Module)
-            given = function
     return given
 
 

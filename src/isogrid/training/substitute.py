@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isogrid.attacks import Attack, AttackOutcome, Transfer
+from isogrid.attacks.driver.backward import exact_gradient
 from isogrid.attacks.driver.base import as_classifier, batch_rows, frozen, log_odds
 from isogrid.core.errors import InputError
 from isogrid.core.parameters import require_whole
@@ -141,7 +142,7 @@ def _augment(model: nn.Module, x: Tensor, y: Tensor, config: SubstituteConfig, k
         moved = []
         for part, label in zip(torch.split(x, size), torch.split(y, size), strict=True):
             leaf = part.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(log_odds(function(leaf), label).sum(), leaf)
+            gradient = exact_gradient(log_odds(function(leaf), label).sum(), leaf)
             moved.append((part - step * gradient.sign()).clamp(*box))  # minus: the log-odds of (1 - p) / p fall as p rises
     return torch.cat(moved)
 

@@ -18,12 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from isogrid.core.errors import ModelError
+
 Kind = Literal["exact", "leaky"]
 KINDS: Final = ("exact", "leaky")
 POWER: Final = 3
 """The slope is (1 - t)^POWER over a search, t from 0 to 1: linear backpropagation first, the true gradient at the end."""
 LEAST: Final = 1e-3
 """A slope below this is 0: the pass is the exact one, bit for bit and at its price."""
+NO_GRADIENT: Final = (
+    "model: its logits have no gradient with respect to the input (a detach, no_grad or rounding in forward?); accepted: a "
+    "differentiable model, or gradient-free attacks (square, hopskipjump, noise)"
+)
 _ATEN = torch.ops.aten
 
 
@@ -53,9 +59,15 @@ class Backward:
 
 
 def exact_gradient(outputs: Tensor, inputs: Tensor, weights: Tensor | None = None, *, keep: bool = False) -> Tensor:
-    """The gradient that autograd gives."""
-    (gradient,) = torch.autograd.grad(outputs, inputs, weights, retain_graph=keep)
-    return gradient
+    """The gradient that autograd gives; raises ModelError where the outputs have none with respect to the inputs.
+
+    They may well have a graph all the same: one that begins at the weights, or at a detached copy of the inputs.
+    """
+    if outputs.requires_grad:
+        (gradient,) = torch.autograd.grad(outputs, inputs, weights, retain_graph=keep, allow_unused=True)
+        if gradient is not None:
+            return gradient
+    raise ModelError(NO_GRADIENT)
 
 
 class _Open(TorchDispatchMode):  # type: ignore[no-untyped-call]

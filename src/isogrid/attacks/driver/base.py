@@ -253,6 +253,7 @@ class Attack(ABC):
             rows=everything,
             room=subject.room(self.state_copies),
             unit=subject.unit,
+            scale=None if subject.scale is None else subject.scale[rows],
         )
         attacked = everything if self.moves_misclassified else everything[correct]
         x_adv = x.clone()

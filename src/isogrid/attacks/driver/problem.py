@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from isogrid.attacks.driver.backward import Backward, exact_gradient
+from isogrid.attacks.driver.backward import NO_GRADIENT, Backward, exact_gradient
+from isogrid.attacks.driver.classifier import in_one_line
 from isogrid.core.errors import InputError, ModelError, one_of
 from isogrid.core.norms import Norm, allowed
 from isogrid.core.random import Streams
@@ -95,7 +96,8 @@ class Problem:
     `budget` [B]: the radius allowed per row, or None for a minimum-norm attack. `start` [B, *S]: a starting point or None.
     `rows`: this problem's rows in the batch that `counts` covers; `room`: how many rows the batch rule allows at once (a search that
     runs a sample several times side by side keeps to it). `unit`: the rounding unit of the model's own logits, which are handed out in x's
-    type. `backward`: what its gradients are; a search says by `progress` how far it has come. All tensors live on one device.
+    type. `backward`: what its gradients are; a search says by `progress` how far it has come. `scale` [B]: what a row's logits are
+    multiplied with, or None (`subject.ordinary`). All tensors live on one device.
     """
 
     model: Model
@@ -111,6 +113,7 @@ class Problem:
     room: int
     unit: float
     backward: Backward = field(default_factory=Backward)
+    scale: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -133,6 +136,7 @@ class Problem:
             room=self.room,
             unit=self.unit,
             backward=self.backward,
+            scale=None if self.scale is None else self.scale[rows],
         )
 
     def with_budget(self, budget: Tensor | None) -> Problem:
@@ -147,14 +151,14 @@ class Problem:
         """Logits [b, C] at `x` [b, *S], without a graph; `rows` says which rows of this problem they are (default: all)."""
         self._count(self._where(rows), forwards=1, backwards=0)
         with torch.no_grad():
-            return self.model(x)
+            return self._scaled(self.model(x), rows)
 
     def gradient(self, x: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(logits [b, C], loss [b], d loss_b / d x_b [b, *S]) at `x`, for a `loss(logits, y) -> [b]`; one forward, one backward."""
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            z = self._with_graph(leaf)
+            z = self._with_graph(leaf, rows)
             value = loss(z, y)
         where = self._where(rows)
         self._count(where, forwards=1, backwards=0)
@@ -169,7 +173,7 @@ class Problem:
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            z = self._with_graph(leaf)
+            z = self._with_graph(leaf, rows)
         logits = z.detach()
         where = self._where(rows)
         self._count(where, forwards=1, backwards=0)
@@ -185,7 +189,7 @@ class Problem:
         y = self.y if rows is None else self.y[rows]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            z = self._with_graph(leaf)
+            z = self._with_graph(leaf, rows)
         logits = z.detach()
         chosen = classes if isinstance(classes, Tensor) else classes(logits, y)
         where, k = self._where(rows), chosen.shape[1]
@@ -206,10 +210,11 @@ class Problem:
 
         What is not finite (a square root at 0 has no derivative) counts as 0, and is noted: one such pixel would ruin every norm.
         """
-        if first is not None and self.backward.slope:
-            self._note_zero(exact_gradient(outputs, leaf, weights, keep=True), where, first)
-            self._count(where, forwards=0, backwards=1)
-        gradient = self.backward.gradient(outputs, leaf, weights, keep=keep)
+        with in_one_line("backward"):
+            if first is not None and self.backward.slope:
+                self._note_zero(exact_gradient(outputs, leaf, weights, keep=True), where, first)
+                self._count(where, forwards=0, backwards=1)
+            gradient = self.backward.gradient(outputs, leaf, weights, keep=keep)
         if not math.isfinite(gradient.sum().item()):  # of finite numbers the sum may overflow: then nothing is changed below
             finite = gradient.isfinite()
             self.counts.broken_gradient[where] |= ~finite.flatten(1).all(1)
@@ -219,14 +224,16 @@ class Problem:
         self._count(where, forwards=0, backwards=1)
         return gradient
 
-    def _with_graph(self, leaf: Tensor) -> Tensor:
+    def _with_graph(self, leaf: Tensor, rows: Tensor | None) -> Tensor:
         z = self.model(leaf)
-        if not z.requires_grad:
-            raise ModelError(
-                "model: its logits have no gradient with respect to the input (a detach, no_grad or rounding in forward?); accepted: a "
-                "differentiable model, or gradient-free attacks (square, hopskipjump, noise)"
-            )
-        return z
+        if not z.requires_grad:  # before a loss is made of them
+            raise ModelError(NO_GRADIENT)
+        return self._scaled(z, rows)
+
+    def _scaled(self, z: Tensor, rows: Tensor | None) -> Tensor:
+        if self.scale is None:
+            return z
+        return z * (self.scale if rows is None else self.scale[rows])[:, None]
 
     def charge(self, *, forwards: int, backwards: int) -> None:
         """Add queries to every row of this problem: for searches that reach the model by other ways than these methods."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from isogrid.attacks.driver.classifier import as_classifier, classifier
 from isogrid.attacks.driver.problem import Model
 from isogrid.core.errors import InputError, ModelError
 from isogrid.core.modules import check_module
@@ -20,6 +21,8 @@ BATCH_BYTES = 192 * 2**20
 activations of one forward pass, in the model's precision, within BATCH_BYTES, but at most MAX_ROWS and at least 1. It depends on
 the model and the shape of the input only, never on free memory or on the number of samples."""
 MAX_ROWS = 1024
+SMALL, LARGE = 1e-6, 1e6
+"""Logits below the one and margins above the other are handed to searches in another unit."""
 PRECISIONS = (torch.float32, torch.float64)
 AGREE = 1e-4
 """Two orders of summation give logits that differ by less than this share of the largest; a model that differs by more is left alone."""
@@ -112,58 +115,6 @@ def check_samples(x: Tensor, y: Tensor, box: tuple[float, float]) -> None:
         raise InputError("x", f"values in [{low:.6g}, {high:.6g}]", accepted)
 
 
-class _Logits(nn.Module):
-    """A model's logits in the type of its input; a `single` output z as (0, z)."""
-
-    def __init__(self, model: nn.Module, single: bool) -> None:
-        super().__init__()
-        self.model, self.single = model, single
-
-    def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.model(x).to(x.dtype)
-        return nn.functional.pad(z.reshape(len(x), 1), (1, 0)) if self.single else z
-
-
-def as_classifier(model: nn.Module, x: Tensor, y: Tensor) -> Model:
-    """The model as a function to logits [B, C >= 2] of x's type; a single output z becomes (0, z).
-
-    Raises ModelError where one forward pass on a few samples raises, writes into its input, or gives a wrong shape or non-finite values,
-    and InputError where a label has no logit.
-    """
-    return _classifier(model, x, y)[0]
-
-
-def _classifier(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Model, float]:
-    """`as_classifier`, and the rounding unit of the model's own logits."""
-    check_module(model)
-    probe = x[: min(len(x), 8)].clone()
-    version = probe._version
-    try:
-        with torch.no_grad():
-            z = model(probe)
-    except Exception as error:  # whatever a user's forward raises ends in one line
-        said = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"model: forward raised {type(error).__name__} on input of shape {tuple(probe.shape)}: {said}") from error
-    if probe._version != version:
-        raise ModelError(
-            "model: forward writes into its input; accepted: a forward that leaves it alone (x = x - mean instead of x -= mean)"
-        )
-    usable = isinstance(z, Tensor) and z.is_floating_point() and z.layout == torch.strided and z.device == probe.device
-    if not usable or z.dim() not in (1, 2) or len(z) != len(probe) or z.numel() == 0:
-        elsewhere = f" on {z.device}" if isinstance(z, Tensor) and z.device != probe.device else ""
-        got = f"{z.dtype} of shape {tuple(z.shape)}{elsewhere}" if isinstance(z, Tensor) else type(z).__name__
-        raise ModelError(f"model: forward gave {got}; accepted: floating-point logits of shape [{len(probe)}, classes]")
-    if not bool(torch.isfinite(z).all()):
-        raise ModelError("model: forward gave NaN or infinite logits; accepted: finite logits")
-    single = z.dim() == 1 or z.shape[1] == 1
-    classes = 2 if single else z.shape[1]
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= classes:
-        raise InputError("y", f"labels from {low} to {high}", f"0 to {classes - 1}: the model has {classes} classes")
-    function = _Logits(model, single) if single or z.dtype != x.dtype else model
-    return function, torch.finfo(z.dtype).eps
-
-
 def batch_rows(model: nn.Module, x: Tensor, state_copies: int) -> int:
     """Rows per batch by the rule of BATCH_BYTES: measured on one sample, hence independent of N, memory and clock."""
     return _rows(x, _activations(model, x), state_copies)
@@ -209,7 +160,7 @@ class Subject:
     """A classifier and samples, checked and prepared once for any number of attacks: see `prepared`.
 
     x [N, *S], y [N], box: the samples; function: the model as a function to logits [B, C] in x's type; unit: the rounding unit
-    of the model's own; clean [N]: its predictions on the samples.
+    of the model's own; clean [N]: its predictions on the samples; scale [N]: what searches see its logits multiplied with, if anything.
     """
 
     model: nn.Module
@@ -221,6 +172,7 @@ class Subject:
     clean: Tensor
     activations: int
     unit: float
+    scale: Tensor | None = None
     closed: list[bool] = field(default_factory=list)
 
     def room(self, state_copies: int) -> int:
@@ -228,9 +180,27 @@ class Subject:
         return _rows(self.x, self.activations, state_copies)
 
 
-def _clean(function: Model, x: Tensor, rows: int) -> Tensor:
-    """Predictions [N]; raises ModelError where a sample has a logit that is no number: it would count as class 0."""
-    parts = []
+def ordinary(z: Tensor) -> Tensor:
+    """Powers of two [N] that bring logits z [N, C] of an extraordinary size to 8 to 16, as trained ones have, and others as they are.
+
+    Attacks divide by squares of gradients, or weigh a loss against a distance: in float32 that overflows where margins are 1e20, and is
+    nothing where logits are 1e-20. Large is the margin between the two highest, for a third one at -1e9 does not matter, or its rounding.
+    """
+    info, top = torch.finfo(z.dtype), z.topk(2, 1).values
+    margin = torch.maximum(top[:, 0] - top[:, 1], info.eps * top.abs().amax(1)).clamp(max=info.max)
+    size = z.abs().amax(1)
+    measure = torch.where(margin > LARGE, margin, torch.where((size > 0) & (size < SMALL), size, 1.0))
+    most = math.frexp(info.max)[1] - 2
+    shift = torch.where(measure == 1, 0, 4 - torch.frexp(measure).exponent).clamp(-most, most)
+    return torch.ldexp(torch.ones_like(measure), shift)
+
+
+def _clean(function: Model, x: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Predictions [N], and what logits are multiplied with in searches [N], or None where all are ordinary.
+
+    Raises ModelError where a sample has a logit that is no number: it would count as class 0.
+    """
+    parts, scales = [], []
     for number, part in enumerate(torch.split(x, rows)):
         with torch.no_grad():
             z = function(part)
@@ -240,7 +210,9 @@ def _clean(function: Model, x: Tensor, rows: int) -> Tensor:
                 f"model: forward gave NaN or infinite logits for sample {number * rows + int(bad[0])}; accepted: finite logits"
             )
         parts.append(z.argmax(1))
-    return torch.cat(parts)
+        scales.append(ordinary(z))
+    scale = torch.cat(scales)
+    return torch.cat(parts), None if bool((scale == 1).all()) else scale
 
 
 @contextlib.contextmanager
@@ -255,11 +227,24 @@ def prepared(model: nn.Module, x: Tensor, y: Tensor, box: tuple[float, float]) -
     x, y = x.clone() if x.is_inference() else x.detach(), y.long()
     activations = _activations(model, x)
     with frozen(model):
-        function, unit = _classifier(model, x, y)
-        clean = _clean(function, x, _rows(x, activations, 1))
-        layout = Layout(model, function, x)
-        subject = Subject(model=model, function=function, layout=layout, x=x, y=y, box=box, clean=clean, activations=activations, unit=unit)
+        function, unit = classifier(model, x, y)
+        clean, scale = _clean(function, x, _rows(x, activations, 1))
+        subject = Subject(
+            model=model,
+            function=function,
+            layout=Layout(model, function, x),
+            x=x,
+            y=y,
+            box=box,
+            clean=clean,
+            activations=activations,
+            unit=unit,
+            scale=scale,
+        )
         try:
             yield subject
         finally:
             subject.closed.append(True)
+
+
+__all__ = ["BATCH_BYTES", "MAX_ROWS", "Layout", "Subject", "as_classifier", "batch_rows", "check_samples", "frozen", "prepared"]
