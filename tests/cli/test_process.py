@@ -161,7 +161,7 @@ GIVEN = "--model net.py:make --data digits:train=100,test=40"
 @pytest.mark.parametrize(
     "command",
     [
-        f"run s.yaml {GIVEN} --workers 1 --out o --json",
+        pytest.param(f"run s.yaml {GIVEN} --workers 1 --out o --json", marks=pytest.mark.slow),
         f"run s.yaml {GIVEN} --workers 1 --out o --dry-run --json",
         f"attack {GIVEN} --attacks fgs --json",
         f"certify {GIVEN} --samples 3 --json",
@@ -176,7 +176,7 @@ def test_what_user_code_prints_is_not_among_the_json(folder, command):
         assert word in said
 
 
-@pytest.mark.parametrize("closed", [">&-", ">&- <&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", pytest.param(">&- <&- 2>&-", marks=pytest.mark.slow)])
 def test_a_closed_output_is_as_good_as_none(folder, closed):
     for command in ("run s.yaml --workers 1 --out o", "list"):
         done = subprocess.run(f"{sys.executable} -m isogrid {command} {closed}", shell=True, cwd=folder, stderr=subprocess.PIPE, text=True)

@@ -97,7 +97,7 @@ def test_a_file_that_a_factory_reads_decides_which_network_is_meant(tmp_path):
 
 def test_a_network_that_depends_on_the_seed_is_refused(tmp_path):
     (tmp_path / "net.py").write_text(SIZED.replace("int(Path", "__import__('random').randint(1, 10**4) or int(Path"))
-    with pytest.raises(InputError, match=r"^model: got .*depends on no seed"):
+    with pytest.raises(InputError, match=r"^model: got .*, or by the seed"):
         plan(Spec.parse(BASE | {"models": [f"{tmp_path / 'net.py'}:make"]}))
 
 
@@ -274,7 +274,7 @@ FGS, OWN = '{"name": "fgs", "eps": 0.1}', '{"name": "callable", "target": "TARGE
     ("model", "attack", "said"),
     [
         ("s.py:make", FGS, 'target: got s.py:make, whose file calls run_study(...); accepted: .* `if __name__ == "__main__":`'),
-        ("linear", OWN.replace("TARGET", "s.py"), "target: got s.py:shift, .*__main__"),
+        pytest.param("linear", OWN.replace("TARGET", "s.py"), "target: got s.py:shift, .*__main__", marks=pytest.mark.slow),
         ("__main__:make", FGS, "models.name: got __main__:make; accepted: .*FILE.py:make"),
         ("linear", OWN.replace("TARGET", "__main__"), "attacks.parameters.target: got __main__:shift; accepted: .*FILE.py:shift"),
     ],
@@ -287,6 +287,7 @@ def test_a_script_that_is_its_own_factory_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_guarded_script_is_its_own_factory(tmp_path):
     guarded = 'if __name__ == "__main__":\n    run_study(Spec.parse(SPEC), "out")\n'
     (tmp_path / "s.py").write_text(SCRIPT.replace("MODEL", "s.py:make").replace("ATTACK", FGS) + guarded)
