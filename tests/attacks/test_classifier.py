@@ -251,7 +251,7 @@ def test_rounding_and_noise_are_no_dependence_on_the_batch(make, n):
     x, y = x_y(n)
     torch.manual_seed(0)
     model = make().eval()
-    as_classifier(model, x, y)
+    assert as_classifier(model, x, y)(x).shape[0] == n
 
 
 def test_later_draws_of_a_random_forward_are_those_after_one_pass():

@@ -245,7 +245,9 @@ def test_what_float32_cannot_hold_is_not_certified(name, norm, domain):
     """Exact arithmetic keeps the class everywhere; the deployed network overflows, or loses a term, and gives another."""
     method, y = CERTIFICATES.make({"name": name, "norm": norm, "domain": domain}), torch.tensor([0])
     overflow = nn.Sequential(linear([[3e38, 3e38]], [0.0]), nn.ReLU(), linear([[-1e-38], [0.0]], [7.0, 0.0]))
-    for net, x, worse in ((overflow, [0.4, 0.4], [0.9, 0.9]), (Underflow(), [0.3, 0.4], [1.0, 0.4])):
+    unread = nn.Sequential(linear([[1.0, 1.0], [3e38, 3e38]], [0.0, 0.0]), nn.ReLU(), linear([[1.0, 0.0], [0.0, 0.0]], [1.0, 0.0]))
+    cases = (overflow, [0.4, 0.4], [0.9, 0.9]), (unread, [0.4, 0.4], [0.9, 0.9]), (Underflow(), [0.3, 0.4], [1.0, 0.4])
+    for net, x, worse in cases:
         x, worse = torch.tensor([x]), torch.tensor([worse])
         assert net(x).argmax() == 0
         assert not net(worse)[0, 0] > 0

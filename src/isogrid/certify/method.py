@@ -193,10 +193,12 @@ class _Run:
     def __call__(self, limit: Tensor, *, decide: bool, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(radii [N], distances of confirmed counterexamples [N], these points [N, *S]) for radii up to `limit` [N]."""
         with frozen(self.model), torch.no_grad():
-            graph = folded(read_graph(self.model, self.x))
+            whole = read_graph(self.model, self.x)
+            graph = folded(whole)
             if int(self.y.min()) < 0 or int(self.y.max()) >= graph.classes:
                 raise InputError("y", f"labels from {int(self.y.min())} to {int(self.y.max())}", f"0 to {graph.classes - 1}")
             bounder = Bounder(graph=graph, norm=self.norm)
+            self.whole = bounder if graph is whole else Bounder(graph=whole, norm=self.norm)
             step, parts = batch_rows(graph), []
             for first in range(0, len(self.y), step):
                 part = slice(first, first + step)
@@ -234,7 +236,7 @@ class _Run:
             )
         )
         radius = (proposed.radius * SHRINK).clamp_min(0)
-        radius = torch.where(self._in_range(bounder, x, torch.minimum(radius / SHRINK**2, most)), radius, 0.0)
+        radius = torch.where(self._in_range(self.whole, x, torch.minimum(radius / SHRINK**2, most)), radius, 0.0)
         whole = (radius >= most * SHRINK) & (self.domain.name == "box")
         found[rows] = torch.where(whole, math.inf, torch.minimum(radius, most))
         if proposed.point is not None:
@@ -246,7 +248,10 @@ class _Run:
         return found, distance, points
 
     def _in_range(self, bounder: Bounder, x: Tensor, radius: Tensor) -> Tensor:
-        """Whether the deployed network cannot overflow within `radius` [b] of x: [b]."""
+        """Whether the deployed network, of which `bounder` has every unit, cannot overflow within `radius` [b] of x: [b].
+
+        Units that nothing reads count: an infinite value times a weight of 0 is no number.
+        """
         if self.safe is None and self.domain.name == "box":
             centre = torch.full_like(x[:1], (self.domain.low + self.domain.high) / 2)
             reach = _ball(centre, radius.new_zeros(1), self.norm, self.domain).reach()
